@@ -761,10 +761,10 @@ static void features_are_updated(void **state)
                   "of this feature without setting the upgrade type to either safe or unsafe "
                   "downgrade.");
     check_refusal(m, update_feature("group.version", 2, 1, 1), ERR_INVALID_UPDATE_VERSION,
-                  "Invalid update version 2 for feature group.version. Local controller only "
+                  "Invalid update version 2 for feature group.version. Local controller 0 only "
                   "supports versions 0-1");
     check_refusal(m, update_feature("nonsense", 1, 1, 0), ERR_INVALID_UPDATE_VERSION,
-                  "Invalid update version 1 for feature nonsense. Local controller does not "
+                  "Invalid update version 1 for feature nonsense. Local controller 0 does not "
                   "support this feature.");
     assert_int_equal(meta_do(m, update_feature("group.version", 0, 2, 1)), ERR_NONE);
     assert_int_equal(image_feature(m->image, "group.version"), 0);

@@ -1,0 +1,372 @@
+/* All logs of a node: directories, clean and unclean starts, creation, deletion, space. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "storage/disk_posix.h"
+#include "storage/log_manager.h"
+#include "tests/support/log_fixture.h"
+
+static int setup(void **state)
+{
+    struct log_fixture *f = xcalloc(1, sizeof *f);
+
+    log_fixture_init(f);
+    log_fixture_open(f);
+    *state = f;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    log_fixture_deinit(*state);
+    free(*state);
+    return 0;
+}
+
+static bool exists(struct log_fixture *f, const char *name)
+{
+    char path[1024];
+
+    (void)snprintf(path, sizeof path, "%s/%s", f->dir, name);
+    return access(path, F_OK) == 0;
+}
+
+static void put(struct log_fixture *f, const char *name, const char *text)
+{
+    char path[1024];
+
+    (void)snprintf(path, sizeof path, "%s/%s", f->dir, name);
+
+    FILE *out = fopen(path, "w");
+
+    assert_non_null(out);
+    fputs(text, out);
+    fclose(out);
+}
+
+static enum err try_new(struct log_fixture *f, int32_t node_id, const char *cluster_id, bool adopt,
+                        struct errmsg *why)
+{
+    struct log_manager *m;
+    struct log_manager_options o = {.env = &f->t.env,
+                                    .dirs = f->dirs,
+                                    .dir_count = 1,
+                                    .node_id = node_id,
+                                    .cluster_id = cluster_id,
+                                    .default_config = f->config};
+    enum err e = log_manager_new(&o, adopt, &m, why);
+
+    if (e == ERR_NONE)
+        log_manager_unref(m); /* without a word to the disk */
+    return e;
+}
+
+/* D1: a directory that another process holds is not touched. */
+static void locked_directory_is_refused(void **state)
+{
+    struct log_fixture *f = *state;
+    struct errmsg why = {""};
+
+    assert_int_equal(try_new(f, 1, "cluster", false, &why), ERR_CONFIG);
+    assert_non_null(strstr(why.text, "locked"));
+}
+
+/* A directory of another node or cluster is refused by name, found and expected. */
+static void foreign_directory_is_refused(void **state)
+{
+    struct log_fixture *f = *state;
+    struct errmsg why = {""};
+
+    assert_int_equal(log_manager_set_cluster_id(f->manager, "cluster", &why), ERR_NONE);
+    log_fixture_close(f);
+    assert_int_equal(try_new(f, 2, "cluster", false, &why), ERR_CONFIG);
+    assert_non_null(strstr(why.text, "node.id: found 1, expected 2"));
+    assert_int_equal(try_new(f, 1, "other", false, &why), ERR_CONFIG);
+    assert_non_null(strstr(why.text, "cluster.id: found cluster, expected other"));
+    assert_int_equal(try_new(f, 1, NULL, false, &why), ERR_NONE);
+    log_fixture_open(f);
+}
+
+/* Kafka's data is taken over on request alone; what `kafka-storage format` leaves is empty. */
+static void kafka_data_needs_adoption(void **state)
+{
+    struct log_fixture *f = *state;
+    struct errmsg why = {""};
+    char path[1024];
+
+    log_fixture_close(f);
+    (void)snprintf(path, sizeof path, "%s/fluxmq-format", f->dir);
+    assert_int_equal(unlink(path), 0);
+    assert_int_equal(try_new(f, 1, "cluster", false, &why), ERR_CONFIG);
+    assert_non_null(strstr(why.text, "orders-0"));
+    assert_int_equal(try_new(f, 1, "cluster", true, &why), ERR_NONE);
+    assert_true(exists(f, "fluxmq-format"));
+
+    assert_int_equal(unlink(path), 0);
+    (void)snprintf(path, sizeof path, "%s/orders-0", f->dir);
+    assert_int_equal(disk_remove_tree(&f->t.env, path, &why), ERR_NONE);
+    (void)snprintf(path, sizeof path, "%s/__cluster_metadata-0", f->dir);
+    assert_int_equal(mkdir(path, 0755), 0);
+    put(f, "__cluster_metadata-0/00000000000000000000-0000000000.checkpoint", "x");
+    assert_int_equal(try_new(f, 1, "cluster", false, &why), ERR_NONE);
+    log_fixture_open(f);
+}
+
+/* D2: the marker and the state beside it are gone as soon as a start begins. */
+static void marker_lives_for_one_start(void **state)
+{
+    struct log_fixture *f = *state;
+
+    assert_int_equal(log_fixture_append(f, .records = 3), ERR_NONE);
+    log_fixture_close(f);
+    assert_true(exists(f, ".kafka_cleanshutdown"));
+    assert_true(exists(f, "fluxmq-clean-state"));
+    log_fixture_open(f);
+    assert_true(log_manager_started_clean(f->manager));
+    assert_false(exists(f, ".kafka_cleanshutdown"));
+    assert_false(exists(f, "fluxmq-clean-state"));
+    assert_int_equal(log_durable_end_offset(f->log), 3);
+    log_fixture_crash(f);
+    log_fixture_open(f);
+    assert_false(log_manager_started_clean(f->manager));
+    assert_int_equal(log_end_offset(f->log), 3);
+}
+
+/* A clean start opens nothing: no descriptor, no walk; the first read does. */
+static void clean_start_opens_no_file(void **state)
+{
+    struct log_fixture *f = *state;
+
+    for (int i = 0; i < 300; i++)
+        assert_int_equal(log_fixture_append(f, .value_bytes = 100), ERR_NONE);
+    log_fixture_close(f);
+    log_fixture_open(f);
+    for (int i = 0; i < f->log->segment_count; i++)
+        assert_null(f->log->segments[i]->file);
+    assert_null(f->log->hints);
+    assert_int_equal(log_fixture_read(f, 0, INT64_MAX, 1000), 300);
+}
+
+/* A damaged clean state costs a look at every partition, not a record. */
+static void damaged_clean_state_is_passed_over(void **state)
+{
+    struct log_fixture *f = *state;
+
+    assert_int_equal(log_fixture_append(f, .records = 3), ERR_NONE);
+    log_fixture_close(f);
+    log_fixture_flip(f, "../fluxmq-clean-state", 40);
+    log_fixture_open(f);
+    assert_int_equal(log_end_offset(f->log), 3);
+    assert_int_equal(log_fixture_read(f, 0, INT64_MAX, 1000), 3);
+}
+
+/* The high watermark comes back from its checkpoint. */
+static void high_watermark_is_checkpointed(void **state)
+{
+    struct log_fixture *f = *state;
+
+    f->high_watermark = 2;
+    assert_int_equal(log_fixture_append(f, .records = 3), ERR_NONE);
+    assert_int_equal(log_checkpointed_high_watermark(f->log), -1);
+    test_env_advance_ms(&f->t, 61000);
+    (void)test_env_run(&f->t);
+    log_fixture_crash(f);
+    log_fixture_open(f);
+    assert_int_equal(log_checkpointed_high_watermark(f->log), 2);
+}
+
+/* D3, [H19]: a topic that was deleted and made again begins empty, with nothing of its forerunner:
+ * neither records nor a recovery point that would make its log look cut. */
+static void recreated_topic_is_new(void **state)
+{
+    struct log_fixture *f = *state;
+    struct errmsg why;
+
+    assert_int_equal(log_fixture_append(f, .records = 50), ERR_NONE);
+    log_request_sync(f->log);
+    test_env_advance_ms(&f->t, 61000);
+    (void)test_env_run(&f->t);
+    log_manager_delete(f->manager, f->log);
+    assert_int_equal(log_fixture_append(f, .records = 1), ERR_KAFKA_STORAGE_ERROR);
+    log_unref(f->log);
+    f->id.topic_id.b[0]++;
+    assert_int_equal(log_manager_create(f->manager, &f->id, &f->config, &f->log, &why), ERR_NONE);
+    assert_int_equal(log_end_offset(f->log), 0);
+    assert_int_equal(log_fixture_append(f, .records = 2), ERR_NONE);
+    log_fixture_crash(f);
+    log_fixture_open(f);
+    assert_null(log_offline_reason(f->log));
+    assert_int_equal(log_end_offset(f->log), 2);
+}
+
+/* A deleted folder is renamed at once and removed after file.delete.delay.ms; a read in flight
+ * keeps its file. */
+static void deletion_waits_for_its_delay(void **state)
+{
+    struct log_fixture *f = *state;
+    struct log_read_result r;
+    struct log_read_options o = {.offset_limit = INT64_MAX, .bytes_max = 1000};
+
+    assert_int_equal(log_fixture_append(f, .records = 5), ERR_NONE);
+    assert_int_equal(log_read(f->log, &o, &r), ERR_NONE);
+    log_manager_delete(f->manager, f->log);
+    assert_false(exists(f, "orders-0"));
+    test_env_advance_ms(&f->t, 61000);
+    (void)test_env_run(&f->t);
+
+    uint8_t bytes[16];
+    size_t n;
+    const struct ioslice *s = ioqueue_at(&r.data, 0);
+
+    assert_int_equal(file_read(s->buf->file, 0, bytes, sizeof bytes, &n), ERR_NONE);
+    assert_int_equal(n, sizeof bytes);
+    ioqueue_deinit(&r.data);
+}
+
+static bool keep_none(void *ctx, const struct log_identity *id)
+{
+    (void)ctx;
+    (void)id;
+    return false;
+}
+
+/* D3: what the image does not know is set aside, and its name can be used again. */
+static void strays_are_set_aside(void **state)
+{
+    struct log_fixture *f = *state;
+    struct errmsg why;
+
+    assert_int_equal(log_fixture_append(f, .records = 5), ERR_NONE);
+    log_manager_set_aside_strays(f->manager, keep_none, NULL);
+    assert_null(log_manager_find(f->manager, &f->id.topic_id, 0));
+    assert_false(exists(f, "orders-0"));
+    log_unref(f->log);
+    f->id.topic_id.b[0]++;
+    assert_int_equal(log_manager_create(f->manager, &f->id, &f->config, &f->log, &why), ERR_NONE);
+    assert_int_equal(log_end_offset(f->log), 0);
+}
+
+/* A folder that nobody can name is left alone, and makes way when its name is needed. */
+static void nameless_folder_makes_way(void **state)
+{
+    struct log_fixture *f = *state;
+
+    assert_int_equal(log_fixture_append(f, .records = 5), ERR_NONE);
+    log_fixture_crash(f);
+    put(f, "orders-0/partition.metadata", "rubbish");
+    log_fixture_open(f); /* creates it anew */
+    assert_int_equal(log_end_offset(f->log), 0);
+    assert_int_equal(log_fixture_append(f, .records = 1), ERR_NONE);
+}
+
+static enum err little_space(struct env *env, const char *path, struct disk_space *out,
+                             struct errmsg *why)
+{
+    (void)env;
+    (void)path;
+    (void)why;
+    *out = (struct disk_space){.total_bytes = 1000000000, .free_bytes = 1000000};
+    return ERR_NONE;
+}
+
+static enum err much_space(struct env *env, const char *path, struct disk_space *out,
+                           struct errmsg *why)
+{
+    (void)env;
+    (void)path;
+    (void)why;
+    *out = (struct disk_space){.total_bytes = 1000000000, .free_bytes = 900000000};
+    return ERR_NONE;
+}
+
+/* D4: below the reserve appends are refused, room is given back, reads and deletion go on; writing
+ * resumes by itself. */
+static void reserve_is_kept(void **state)
+{
+    struct log_fixture *f = *state;
+
+    log_fixture_close(f);
+    f->reserve_bytes = 50000000;
+    log_fixture_open(f);
+    f->t.disk.space = much_space;
+    assert_int_equal(log_fixture_append(f, .records = 5), ERR_NONE);
+    assert_true(file_ready_end(log_active(f->log)->file) > log_active(f->log)->size_bytes);
+    f->t.disk.space = little_space;
+    test_env_advance_ms(&f->t, 1000);
+    (void)test_env_run(&f->t);
+    assert_int_equal(log_fixture_append(f, .records = 5), ERR_KAFKA_STORAGE_ERROR);
+    assert_int_equal(file_ready_end(log_active(f->log)->file), log_active(f->log)->size_bytes);
+    assert_int_equal(log_fixture_read(f, 0, INT64_MAX, 1000), 5);
+    assert_int_equal(log_advance_start(f->log, 2), ERR_NONE);
+
+    struct log_dir_view view;
+
+    log_manager_dir_view(f->manager, 0, &view);
+    assert_true(view.below_reserve);
+    f->t.disk.space = much_space;
+    test_env_advance_ms(&f->t, 1000);
+    (void)test_env_run(&f->t);
+    assert_int_equal(log_fixture_append(f, .records = 5), ERR_NONE);
+}
+
+static enum err broken_list(struct env *env, const char *path,
+                            void (*fn)(void *ctx, const struct dir_entry *e), void *ctx,
+                            struct errmsg *why)
+{
+    (void)env;
+    (void)fn;
+    (void)ctx;
+    errmsg_set(why, "%s: Input/output error", path);
+    return ERR_IO;
+}
+
+/* D5: a directory that cannot be read is offline; with another one the node starts. */
+static void one_broken_directory_is_not_the_end(void **state)
+{
+    struct log_fixture *f = *state;
+    struct errmsg why = {""};
+
+    log_fixture_close(f);
+    f->t.disk.dir_list = broken_list;
+    assert_int_equal(try_new(f, 1, "cluster", false, &why), ERR_IO);
+    assert_non_null(strstr(why.text, "Input/output error"));
+    f->t.disk.dir_list = disk_posix_ops.dir_list;
+    log_fixture_open(f);
+}
+
+/* Every written partition is synced within sync_behind_ms, for nobody who asked. */
+static void sync_follows_behind(void **state)
+{
+    struct log_fixture *f = *state;
+
+    assert_int_equal(log_fixture_append(f, .records = 5), ERR_NONE);
+    for (int i = 0; i < 29; i++) {
+        test_env_advance_ms(&f->t, 1000);
+        (void)test_env_run(&f->t);
+        (void)log_fixture_read(f, 0, INT64_MAX, 100); /* not silent */
+    }
+    assert_int_equal(log_durable_end_offset(f->log), 5);
+}
+
+int main(void)
+{
+#define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
+    const struct CMUnitTest tests[] = {
+        TEST(locked_directory_is_refused),         TEST(foreign_directory_is_refused),
+        TEST(kafka_data_needs_adoption),           TEST(marker_lives_for_one_start),
+        TEST(clean_start_opens_no_file),           TEST(damaged_clean_state_is_passed_over),
+        TEST(high_watermark_is_checkpointed),      TEST(recreated_topic_is_new),
+        TEST(deletion_waits_for_its_delay),        TEST(strays_are_set_aside),
+        TEST(nameless_folder_makes_way),           TEST(reserve_is_kept),
+        TEST(one_broken_directory_is_not_the_end), TEST(sync_follows_behind),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
