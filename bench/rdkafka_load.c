@@ -16,6 +16,8 @@
 #include <string.h>
 #include <time.h>
 
+#define MIN2(a, b) ((a) < (b) ? (a) : (b))
+
 struct run {
     rd_kafka_t *client;
     long records, failed, answered;
@@ -146,7 +148,7 @@ static void paced(struct run *r, const char *topic, int partitions, size_t size,
     }
     finish(r);
 
-    long skip = r->records / 10; /* connecting and warming up */
+    long skip = MIN2((long)(2 * rate), r->records / 2); /* connecting takes librdkafka a second */
     double *l = r->latency_us + skip;
     long n = r->records - skip;
 

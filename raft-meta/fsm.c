@@ -163,7 +163,7 @@ static MetaOutcome *dispatch(struct fsm_step *s, const MetaCommand *c)
     case META_COMMAND__BODY_ALLOCATE_PRODUCER_IDS:
         return fsm_allocate_producer_ids(s, c->allocate_producer_ids);
     case META_COMMAND__BODY_UPDATE_FEATURES:
-        return fsm_update_features(s, c->update_features);
+        return fsm_update_features(s, c->node, c->update_features);
     case META_COMMAND__BODY_PARTITION_CHANGE:
         return fsm_partition_change(s, c->partition_change);
     case META_COMMAND__BODY_REPLICA_OFFLINE:

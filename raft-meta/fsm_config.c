@@ -319,8 +319,8 @@ MetaOutcome *fsm_set_configs(struct fsm_step *s, const MetaSetConfigs *c)
 /* ---- features ---- */
 
 /* The refusal of one update, in Kafka's words; false when it may be. */
-static bool feature_refused(const struct fsm_step *s, const MetaUpdateFeatures__Update *u,
-                            MetaItemOutcome *item)
+static bool feature_refused(const struct fsm_step *s, int32_t node,
+                            const MetaUpdateFeatures__Update *u, MetaItemOutcome *item)
 {
     struct str name = proto_view(u->name);
     int16_t current = image_feature(s->after, u->name);
@@ -332,9 +332,10 @@ static bool feature_refused(const struct fsm_step *s, const MetaUpdateFeatures__
     } else if (u->level < 0) {
         problem = "A feature version cannot be less than 0.";
     } else if (name.len == 0 || name.len > FEATURE_NAME_MAX || u->supported_max <= 0) {
-        problem = "Local controller does not support this feature.";
+        errmsg_set(&why, "Local controller %d does not support this feature.", node);
+        problem = why.text;
     } else if (u->level > INT16_MAX || u->level < u->supported_min || u->level > u->supported_max) {
-        errmsg_set(&why, "Local controller only supports versions %d-%d", u->supported_min,
+        errmsg_set(&why, "Local controller %d only supports versions %d-%d", node, u->supported_min,
                    u->supported_max);
         problem = why.text;
     } else if (u->level < current && u->upgrade_type == 1) {
@@ -368,7 +369,7 @@ static bool feature_refused(const struct fsm_step *s, const MetaUpdateFeatures__
     return true;
 }
 
-MetaOutcome *fsm_update_features(struct fsm_step *s, const MetaUpdateFeatures *c)
+MetaOutcome *fsm_update_features(struct fsm_step *s, int32_t node, const MetaUpdateFeatures *c)
 {
     const struct feature_image *finalized;
     MetaOutcome *o;
@@ -381,7 +382,7 @@ MetaOutcome *fsm_update_features(struct fsm_step *s, const MetaUpdateFeatures *c
     outcome_set_items(o, c->n_updates);
     for (size_t i = 0; i < c->n_updates; i++) {
         proto_set_str(&o->items[i]->name, proto_view(c->updates[i]->name));
-        if (feature_refused(s, c->updates[i], o->items[i])) {
+        if (feature_refused(s, node, c->updates[i], o->items[i])) {
             refused = true;
             if (o->error == ERR_NONE && c->all_or_nothing) {
                 o->error = o->items[i]->error;

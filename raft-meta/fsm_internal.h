@@ -75,7 +75,8 @@ MetaOutcome *fsm_elect_leaders(struct fsm_step *s, const MetaElectLeaders *c);
 
 MetaOutcome *fsm_form_cluster(struct fsm_step *s, const MetaFormCluster *c);
 MetaOutcome *fsm_set_configs(struct fsm_step *s, const MetaSetConfigs *c);
-MetaOutcome *fsm_update_features(struct fsm_step *s, const MetaUpdateFeatures *c);
+/* `node`: whose software the supported ranges are of. */
+MetaOutcome *fsm_update_features(struct fsm_step *s, int32_t node, const MetaUpdateFeatures *c);
 MetaOutcome *fsm_allocate_producer_ids(struct fsm_step *s, const MetaAllocateProducerIds *c);
 
 #define MIN_INSYNC_REPLICAS "min.insync.replicas"

@@ -76,7 +76,6 @@ static void number_command(struct packing *k, uint32_t lane, MetaCommand *c)
     const struct lane_image *l = image_lane(k->image, k->node_id, lane);
     struct packing_lane *at = NULL;
 
-    c->node = k->node_id;
     c->broker_epoch = b != NULL ? b->epoch : -1;
     c->lane = lane;
     c->seq = 0;
@@ -138,6 +137,7 @@ static bool write_command(struct packing *k, struct proposal *p, MetaCommand *c)
     enum err e;
 
     controller_complete(k->controller, k->image, k->unix_ms, c);
+    c->node = k->node_id;
     if (is_validation(c)) {
         validate(k, p, c);
         return true;

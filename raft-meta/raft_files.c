@@ -48,23 +48,38 @@ struct checker {
 
 /* ---- small readers ---- */
 
-static uint32_t crc_of(const uint32_t table[256], const uint8_t *p, size_t size, uint32_t crc)
-{
-    while (size-- > 0)
-        crc = (crc << 8) ^ table[(crc >> 24) ^ *p++];
-    return crc;
-}
+/* Eight bytes a step: a log of 16 MiB is read at each start. t[0] is the plain table; t[k] advances
+ * a byte past k more. */
+struct crc_tables {
+    uint32_t t[8][256];
+};
 
 /* MSB first, polynomial 04C11DB7. */
-static void crc_table(uint32_t table[256])
+static void crc_tables_init(struct crc_tables *c)
 {
     for (uint32_t i = 0; i < 256; i++) {
-        uint32_t c = i << 24;
+        uint32_t v = i << 24;
 
         for (int k = 0; k < 8; k++)
-            c = (c & 0x80000000u) != 0 ? (c << 1) ^ 0x04c11db7u : c << 1;
-        table[i] = c;
+            v = (v & 0x80000000u) != 0 ? (v << 1) ^ 0x04c11db7u : v << 1;
+        c->t[0][i] = v;
     }
+    for (int k = 1; k < 8; k++) {
+        for (uint32_t i = 0; i < 256; i++)
+            c->t[k][i] = (c->t[k - 1][i] << 8) ^ c->t[0][c->t[k - 1][i] >> 24];
+    }
+}
+
+static uint32_t crc_of(const struct crc_tables *c, const uint8_t *p, size_t size, uint32_t crc)
+{
+    for (; size >= 8; size -= 8, p += 8) {
+        crc ^= load_be32(p);
+        crc = c->t[7][crc >> 24] ^ c->t[6][(crc >> 16) & 255] ^ c->t[5][(crc >> 8) & 255] ^
+              c->t[4][crc & 255] ^ c->t[3][p[4]] ^ c->t[2][p[5]] ^ c->t[1][p[6]] ^ c->t[0][p[7]];
+    }
+    while (size-- > 0)
+        crc = (crc << 8) ^ c->t[0][(crc >> 24) ^ *p++];
+    return crc;
 }
 
 /* Decimal digits up to `end` or a character that is none; false without any or on overflow. */
@@ -273,7 +288,8 @@ static enum err check_metadata(struct checker *c, struct errmsg *why)
 
 static bool meta_is_whole(const uint8_t *p, size_t size)
 {
-    uint32_t table[256], crc;
+    struct crc_tables table;
+    uint32_t crc;
     uint64_t length;
 
     if (size < 32 || load_le64(p) != DISK_FORMAT)
@@ -281,9 +297,9 @@ static bool meta_is_whole(const uint8_t *p, size_t size)
     length = load_le64(p + 24);
     if (length == 0 || length > size - 32)
         return false;
-    crc_table(table);
-    crc = crc_of(table, p + 16, 16, 0);
-    return crc_of(table, p + 32, (size_t)length, crc) == (uint32_t)load_le64(p + 8);
+    crc_tables_init(&table);
+    crc = crc_of(&table, p + 16, 16, 0);
+    return crc_of(&table, p + 32, (size_t)length, crc) == (uint32_t)load_le64(p + 8);
 }
 
 static enum err check_snapshot(struct checker *c, const struct snapshot_name *s, bool newest,
@@ -365,7 +381,7 @@ struct batch {
     size_t header_at, data_at, end;
 };
 
-static enum batch_result read_batch(const uint32_t table[256], const uint8_t *p, size_t size,
+static enum batch_result read_batch(const struct crc_tables *table, const uint8_t *p, size_t size,
                                     size_t at, struct batch *b)
 {
     size_t header_size, data_size = 0;
@@ -392,7 +408,7 @@ static enum batch_result read_batch(const uint32_t table[256], const uint8_t *p,
 
 /* A whole batch header behind `at`: something was written after what is bad there. Blocks are
  * written anew by each append, so batches begin at multiples of 8. */
-static bool batch_follows(const uint32_t table[256], const uint8_t *p, size_t size, size_t at)
+static bool batch_follows(const struct crc_tables *table, const uint8_t *p, size_t size, size_t at)
 {
     struct batch b;
 
@@ -462,7 +478,7 @@ static enum err cut_segment(struct checker *c, const struct segment *s, uint64_t
 
 /* Reads all batches; *end is behind the last good one. False: this segment is the last that can
  * be read. */
-static bool scan_batches(struct checker *c, struct segment *s, const uint32_t table[256],
+static bool scan_batches(struct checker *c, struct segment *s, const struct crc_tables *table,
                          const uint8_t *p, size_t size, bool later_data, size_t *end, bool *torn)
 {
     enum batch_result r = BATCH_BAD_HEADER;
@@ -527,7 +543,7 @@ static enum err has_later_data(struct checker *c, int i, bool *out, struct errms
     return ERR_NONE;
 }
 
-static enum err check_segment(struct checker *c, int i, const uint32_t table[256], bool *go_on,
+static enum err check_segment(struct checker *c, int i, const struct crc_tables *table, bool *go_on,
                               struct errmsg *why)
 {
     struct segment *s = &c->segments[i];
@@ -575,11 +591,11 @@ static enum err check_segments(struct checker *c, struct errmsg *why)
 {
     int first = first_used_segment(c);
     uint64_t start = c->report->snapshot_index + 1;
-    uint32_t table[256];
+    struct crc_tables table;
     enum err e = ERR_NONE;
     bool go_on = c->segment_count > 0;
 
-    crc_table(table);
+    crc_tables_init(&table);
     c->next_index = start;
     if (go_on && !c->segments[first].is_open) {
         c->next_index = c->segments[first].first;
@@ -589,7 +605,7 @@ static enum err check_segments(struct checker *c, struct errmsg *why)
     c->report->first_index = c->next_index;
     c->last_term = c->next_index > start ? c->last_term : 0;
     for (int i = first; go_on && e == ERR_NONE && i < c->segment_count; i++)
-        e = check_segment(c, i, table, &go_on, why);
+        e = check_segment(c, i, &table, &go_on, why);
     if (e == ERR_NONE && c->report->corrupt_count == 0 && c->last_term > c->report->term) {
         find(c, RAFT_CORRUPT_FILE, "metadata1", 16, "its term is less than that of the log");
         c->corrupt_metadata = true;

@@ -2,9 +2,9 @@
  * controller, on the meta thread.
  *
  * Everything that changes the cluster is one protobuf command (proto/meta_command.proto), whoever
- * asks; there is no second path for state. A command is proposed from any thread; it is completed
- * (what must be decided: topic ids, placement, time), packed with all that wait into one raft
- * entry, committed, applied, published, and then answered on the proposer's loop: after the
+ * asks; there is no second path for state. A command is proposed from any thread; a copy is
+ * completed (what must be decided: topic ids, placement, time), packed with all that wait into one
+ * raft entry, committed, applied, published, and then answered on the proposer's loop: after the
  * proposer's own image shows it.
  *
  * Invariants are Qn in raft-meta/README.md.

@@ -1,0 +1,27 @@
+/* broker/transitions.h -- the node's replicas follow the image.
+ *
+ * Image deltas are queued on the meta thread and carried out in order by one pool job at a time
+ * (folders are made and renamed): logs are created and deleted, replicas added, removed, made
+ * leaders or followers, configured. replication and raft-meta do not know each other; this is
+ * where one becomes the other.
+ *
+ * Thread: push and begin on the meta thread; after() from any.
+ */
+#ifndef FLUXMQ_BROKER_TRANSITIONS_H
+#define FLUXMQ_BROKER_TRANSITIONS_H
+
+#include "protocol/base/env.h"
+#include "raft-meta/image.h"
+
+struct node;
+struct transitions;
+
+struct transitions *transitions_new(struct node *n);
+void transitions_free(struct transitions *t);
+/* The logs are open: start with the image as it is now; deltas pushed before are part of it. */
+void transitions_begin(struct transitions *t);
+void transitions_push(struct transitions *t, const struct image_delta *delta);
+/* Posts `m` once everything pushed before has been carried out. */
+void transitions_after(struct transitions *t, struct loop *loop, struct message *m);
+
+#endif
