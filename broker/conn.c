@@ -237,7 +237,7 @@ static void pump(struct conn *c)
     }
     c->pumping = false;
     update_interest(c);
-    if (c->reading_over && list_empty(&c->requests))
+    if (c->reading_over && list_empty(&c->requests) && !c->blocked)
         schedule_flush(c); /* which closes it once everything is out */
 }
 

@@ -10,14 +10,11 @@ struct host_count {
     char host[64];
 };
 
-void connection_limits_init(struct connection_limits *l, struct env *env, int count_max,
-                            int per_host_max)
+void connection_limits_init(struct connection_limits *l, struct env *env)
 {
     mutex_init(&l->lock, env);
     hmap_init(&l->hosts, env_random_u64(env));
     l->count = 0;
-    l->count_max = count_max;
-    l->per_host_max = per_host_max;
 }
 
 void connection_limits_deinit(struct connection_limits *l)
@@ -39,7 +36,8 @@ static struct host_count *find(struct connection_limits *l, const char *host, ui
     return NULL;
 }
 
-bool connection_limits_open(struct connection_limits *l, const char *host)
+bool connection_limits_open(struct connection_limits *l, const char *host, int64_t count_max,
+                            int64_t per_host_max)
 {
     bool ok = false;
 
@@ -48,7 +46,7 @@ bool connection_limits_open(struct connection_limits *l, const char *host)
     uint64_t hash = hmap_hash(&l->hosts, host, strlen(host));
     struct host_count *h = find(l, host, hash);
 
-    if (l->count < l->count_max && (h == NULL ? 0 : h->count) < l->per_host_max) {
+    if (l->count < count_max && (h == NULL ? 0 : h->count) < per_host_max) {
         if (h == NULL) {
             h = xcalloc(1, sizeof *h);
             (void)snprintf(h->host, sizeof h->host, "%s", host);

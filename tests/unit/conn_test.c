@@ -132,13 +132,13 @@ static int setup(void **state)
     f->node.env = &f->t.env;
     f->node.config = &f->config;
     image_slot_init(&f->node.images, &f->t.env);
-    connection_limits_init(&f->node.connections, &f->t.env, 10, 10);
+    connection_limits_init(&f->node.connections, &f->t.env);
     assert_int_equal(worker_new(&f->node, 0, &f->worker, &why), ERR_NONE);
     f->script = calloc(1, sizeof *f->script);
     f->script->stream.ops = &script_ops;
     f->script->read_max = SIZE_MAX;
     f->script->send_room = SIZE_MAX;
-    assert_true(connection_limits_open(&f->node.connections, "192.0.2.1"));
+    assert_true(connection_limits_open(&f->node.connections, "192.0.2.1", 10, 10));
     atomic_fetch_add(&f->worker->conn_count, 1);
     conn_open(f->worker, &f->script->stream, &f->listener);
     *state = f;
@@ -318,6 +318,24 @@ static void end_of_stream_after_a_request(void **state)
     assert_int_equal(counter_get(&f->worker->metrics.bad_requests), 0);
 }
 
+/* A peer that ends its side while it reads nothing is waited for, not spun for; once it reads, it
+ * gets its answers and the connection closes. */
+static void end_of_stream_with_a_full_socket(void **state)
+{
+    struct fixture *f = *state;
+    uint8_t request[REQUEST_BYTES];
+
+    f->script->send_room = 0;
+    feed(f, request, unknown_versions(request, 1));
+    f->script->eof = true;
+    run(f);
+    assert_false(f->script->closed);
+    f->script->send_room = SIZE_MAX;
+    run(f);
+    assert_int_equal(f->script->out_size, 20);
+    assert_true(f->script->closed);
+}
+
 /* A request that begins and does not go on is given up after a minute; a silent connection only
  * after connections.max.idle.ms. */
 static void stalled_frames_and_idle_connections_close(void **state)
@@ -360,6 +378,7 @@ int main(void)
         CASE(a_version_that_is_not_offered_closes),
         CASE(bytes_behind_a_request_close),
         CASE(end_of_stream_after_a_request),
+        CASE(end_of_stream_with_a_full_socket),
         CASE(stalled_frames_and_idle_connections_close),
         CASE(idle_connections_close),
     };
