@@ -157,13 +157,12 @@ void log_kick(struct log *l)
 void log_touch(struct log *l)
 {
     atomic_store_explicit(&l->active, true, memory_order_relaxed);
-    if (list_linked(&l->active_node))
+    if (l->in_active || l->closed)
         return;
+    l->in_active = true;
+    (void)log_ref(l);
     mutex_lock(&l->dir->lock);
-    if (!list_linked(&l->active_node)) {
-        (void)log_ref(l);
-        list_push_back(&l->dir->active, &l->active_node);
-    }
+    list_push_back(&l->dir->active, &l->active_node);
     mutex_unlock(&l->dir->lock);
 }
 

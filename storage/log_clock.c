@@ -260,8 +260,7 @@ static bool stop_log(struct log *l)
 
     mutex_lock(&l->lock);
     l->stopping = true;
-    bool busy =
-        list_linked(&l->active_node) || l->dirty_since_ns != 0 || l->metadata_dirty || l->working;
+    bool busy = l->in_active || l->dirty_since_ns != 0 || l->metadata_dirty || l->working;
 
     mutex_unlock(&l->lock);
     if (!busy)

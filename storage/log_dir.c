@@ -716,8 +716,10 @@ void log_leave_lists(struct log *l)
 {
     bool was_active, was_queued;
 
+    mutex_lock(&l->lock);
+    was_active = l->in_active;
+    l->in_active = false;
     mutex_lock(&l->dir->lock);
-    was_active = list_linked(&l->active_node);
     if (was_active)
         list_remove(&l->active_node);
     was_queued = l->sync_queued && list_linked(&l->sync_node);
@@ -726,6 +728,7 @@ void log_leave_lists(struct log *l)
         l->sync_queued = false;
     }
     mutex_unlock(&l->dir->lock);
+    mutex_unlock(&l->lock);
     if (was_active)
         log_unref(l);
     if (was_queued)
@@ -855,6 +858,49 @@ static enum err write_checkpoints(struct log_dir *d, struct errmsg *why)
     text_deinit(&recovery);
     text_deinit(&replication);
     text_deinit(&starts);
+    return e;
+}
+
+static enum err write_starts(struct log_dir *d, struct errmsg *why)
+{
+    struct text starts = {.ptr = NULL};
+    int start_count = 0;
+    size_t count;
+    struct log **all = log_manager_all(d->manager, &count);
+
+    for (size_t i = 0; i < count; i++) {
+        if (all[i]->dir == d && all[i]->start_offset > 0)
+            add_line(&starts, &start_count, all[i], all[i]->start_offset);
+        log_unref(all[i]);
+    }
+    free(all);
+
+    enum err e = write_text(d, FILE_START_OFFSETS, &starts, start_count, why);
+
+    text_deinit(&starts);
+    return e;
+}
+
+enum err log_manager_save_starts(struct log_manager *m, struct errmsg *why)
+{
+    enum err e = ERR_NONE;
+
+    for (int i = 0; i < m->dir_count && e == ERR_NONE; i++) {
+        struct log_dir *d = &m->dirs[i];
+
+        mutex_lock(&d->checkpoint_lock); /* who comes second finds it done by the first */
+        mutex_lock(&d->lock);
+        bool dirty = d->starts_dirty && !d->stopped && atomic_load(&d->offline) == NULL;
+
+        if (dirty)
+            d->starts_dirty = false;
+        mutex_unlock(&d->lock);
+        if (dirty)
+            e = write_starts(d, why);
+        mutex_unlock(&d->checkpoint_lock);
+        if (e != ERR_NONE)
+            log_dir_start_moved(d); /* still to be done */
+    }
     return e;
 }
 

@@ -10,7 +10,9 @@
  *  D1  A directory whose lock is held by another process is never touched.
  *  D2  The clean-shutdown marker is deleted, and the deletion synced, before anything is written.
  *  D3  A partition folder whose topic id is not the image's is set aside (-stray), never re-used
- *      [H19]; partition.metadata is synced with its directory before the first append.
+ *      [H19]; partition.metadata and its directory entries are synced before the log's
+ *      durable end first moves (three syncs before each first append would cost minutes for
+ *      10,000 partitions, and nothing that is not durable has been promised).
  *  D4  Below the reserve (log.dir.reserve.bytes) appends are refused while reads, deletion and
  *      checkpoints go on; writing resumes by itself (P10, [H8]).
  *  D5  One bad file takes its partition offline, one failed directory its partitions; never the
@@ -57,6 +59,9 @@ MUST_USE enum err log_manager_new(const struct log_manager_options *o, bool adop
 void log_manager_open_all(struct log_manager *m, struct loop *loop, struct message *done);
 /* Starts retention, checkpoints and the sync behind the tail. */
 void log_manager_start(struct log_manager *m);
+/* The log start offsets as they are now are on stable storage when it returns: what DeleteRecords
+ * has answered survives a crash [H34]. [pool] */
+MUST_USE enum err log_manager_save_starts(struct log_manager *m, struct errmsg *why);
 /* Clean stop: everything synced, trimmed, checkpointed, the marker written. The manager is gone for
  * the caller; logs that are still borrowed stay readable. [pool or stop] */
 void log_manager_close(struct log_manager *m);

@@ -87,8 +87,9 @@ struct log {
     bool metadata_dirty;  /* partition.metadata is not synced */
     bool epochs_saved;    /* there is a leader-epoch-checkpoint, which must be kept true */
     bool was_cut;
-    bool syncing;  /* a sync is under way: what it covers stays open */
-    bool stopping; /* a clean stop: no appends any more */
+    bool in_active; /* active_node is linked; its neighbours belong to the directory's lock */
+    bool syncing;   /* a sync is under way: what it covers stays open */
+    bool stopping;  /* a clean stop: no appends any more */
     uint8_t idle_ticks;
     _Atomic bool active;    /* touched since the last tick */
     uint32_t truncations;   /* a sync that began before one says nothing */

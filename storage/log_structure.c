@@ -478,8 +478,9 @@ static void close_all(struct log *l)
             n = take_files(l->segments[i], files, n);
         free(l->hints);
         l->hints = NULL;
+        leave = l->in_active;
+        l->in_active = false;
         mutex_lock(&l->dir->lock);
-        leave = list_linked(&l->active_node);
         if (leave)
             list_remove(&l->active_node);
         mutex_unlock(&l->dir->lock);

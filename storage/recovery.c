@@ -799,7 +799,9 @@ static void close_files(struct log *l)
 
 void log_recover(struct log *l, int64_t recovery_point, int64_t start_offset)
 {
-    struct recovery r = {.l = l, .recovery_point = recovery_point};
+    /* One that the start has overtaken says nothing of what is left: nothing has to be there. */
+    struct recovery r = {.l = l,
+                         .recovery_point = recovery_point > start_offset ? recovery_point : 0};
     char path[LOG_PATH_MAX];
     struct folder f;
 

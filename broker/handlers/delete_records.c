@@ -1,7 +1,7 @@
 /* broker/handlers/delete_records.c -- DeleteRecords: the start of a partition moves up [H34].
  *
  * The leader moves its own start at once; the answer waits until every live replica has moved too
- * (the low watermark), or the timeout is over.
+ * (the low watermark), or the timeout is over, and until the new start is on stable storage.
  */
 #include "broker/handlers/handlers.h"
 #include "broker/handlers/target.h"
@@ -62,6 +62,25 @@ static void look(struct delete_records *s, struct deletion *d)
         settle(s, d, e);
 }
 
+/* [pool] The new starts outlive a crash before anyone hears of them. */
+static void save(struct request *r)
+{
+    struct delete_records *s = r->handler_state;
+    struct errmsg why = {""};
+
+    if (log_manager_save_starts(r->home->logs, &why) == ERR_NONE)
+        return;
+    log_error(r->home->logger, "storage", "log start offsets cannot be saved: %s", why.text);
+    for (int32_t i = 0; i < s->count; i++)
+        if (s->deletions[i].out->error_code == ERR_NONE)
+            s->deletions[i].out->error_code = err_to_wire(ERR_KAFKA_STORAGE_ERROR);
+}
+
+static void finish(struct request *r)
+{
+    request_on_pool(r, save, request_send);
+}
+
 static void check(struct request *r)
 {
     struct delete_records *s = r->handler_state;
@@ -77,7 +96,7 @@ static void check(struct request *r)
             waiter_unwatch(&s->waiter, i);
     }
     if (s->waiting == 0)
-        waiter_stop(&s->waiter, request_send);
+        waiter_stop(&s->waiter, finish);
 }
 
 static void expire(struct request *r)
@@ -89,7 +108,7 @@ static void expire(struct request *r)
         if (s->deletions[i].waits)
             settle(s, &s->deletions[i], ERR_REQUEST_TIMED_OUT);
     }
-    waiter_stop(&s->waiter, request_send);
+    waiter_stop(&s->waiter, finish);
 }
 
 void handle_delete_records(struct request *r)
@@ -123,7 +142,7 @@ void handle_delete_records(struct request *r)
         }
     }
     if (s->waiting == 0) {
-        request_send(r);
+        finish(r);
         return;
     }
     if (!waiter_init(&s->waiter, r, s->count, check, expire)) {

@@ -154,6 +154,12 @@ const struct listener_config *request_listener(const struct request *r)
     return &fixture_of(r)->listener;
 }
 
+const char *request_peer_host(const struct request *r)
+{
+    (void)r;
+    return "test";
+}
+
 const char *request_peer(const struct request *r)
 {
     (void)r;

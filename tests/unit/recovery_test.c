@@ -250,6 +250,29 @@ static void lying_index_misleads_nobody(void **state)
         assert_int_equal(log_fixture_read(f, offset, INT64_MAX, 500), 300 - offset);
 }
 
+/* What was deleted on request need not be there: a recovery point that only says so is no claim. */
+static void deleted_records_may_be_missing(void **state)
+{
+    struct log_fixture *f = *state;
+    char path[1024];
+
+    fill(f, 100);
+    assert_int_equal(log_advance_start(f->log, 99), ERR_NONE);
+    test_env_advance_ms(&f->t, 1000);
+    (void)test_env_run(&f->t); /* the checkpoints know */
+
+    uint64_t size = log_active(f->log)->size_bytes;
+
+    log_fixture_crash(f);
+    assert_int_equal(truncate(log_fixture_path(f, path, FIRST), (off_t)(size / 2)), 0);
+    log_fixture_open(f);
+    assert_null(log_offline_reason(f->log));
+    assert_int_equal(log_start_offset(f->log), 99);
+    assert_int_equal(log_end_offset(f->log), 99);
+    fill(f, 3);
+    assert_int_equal(log_fixture_read(f, 99, INT64_MAX, 100), 3);
+}
+
 /* A snapshot that is torn is passed over; the state is replayed from the one before. */
 static void torn_snapshot_is_passed_over(void **state)
 {
@@ -316,6 +339,7 @@ int main(void)
         TEST(zeroed_page_ends_the_log),
         TEST(hints_are_rebuilt),
         TEST(lying_index_misleads_nobody),
+        TEST(deleted_records_may_be_missing),
         TEST(torn_snapshot_is_passed_over),
         TEST(any_flipped_byte_is_survived),
     };
