@@ -226,6 +226,9 @@ struct record_validation {
     int32_t compression_level;     /* of that codec */
     size_t decompressed_bytes_max; /* max.decompressed.message.bytes: of one compressed record */
     struct decompressor *scratch;  /* may be NULL */
+    /* Give up with ERR_AGAIN, which says nothing about the batch, once more than this would have
+     * to be decompressed: the caller then validates where it may take longer. 0: no such end. */
+    size_t patience_bytes;
 };
 
 /* What must change before the batch is stored. */

@@ -134,9 +134,10 @@ static enum err check_records(const struct record_validation *rules, struct reco
     struct record_iterator it;
     struct record r;
     int32_t index = 0;
-    bool late = false;
+    size_t limit = decompressed_max(&v->batch);
+    bool late = false, hasty = rules->patience_bytes > 0 && rules->patience_bytes < limit;
     enum err err = record_iterator_init(&it, &v->batch, RECORDS_SKIP, rules->scratch,
-                                        decompressed_max(&v->batch));
+                                        hasty ? rules->patience_bytes : limit);
 
     if (err != ERR_NONE)
         return refuse(v, err, "the codec is unknown");
@@ -146,6 +147,8 @@ static enum err check_records(const struct record_validation *rules, struct reco
         look_at_record(&r, rules, index++, &late, v);
     record_iterator_deinit(&it);
 
+    if (err == ERR_TOO_LARGE && hasty)
+        return ERR_AGAIN;
     if (err != ERR_NOT_FOUND)
         return refuse_structure(v, err);
     if (late)

@@ -19,6 +19,8 @@
 /* Compressed batches from this size on are looked into on the pool: decompressing one takes longer
  * than the hop there and back, and the worker's other connections would wait. */
 #define POOL_BYTES_MIN (128 * 1024)
+/* A small batch may decompress to much: beyond this the worker lets the pool begin again. */
+#define WORKER_DECOMPRESSED_BYTES_MAX (1024 * 1024)
 
 enum append_state {
     APPEND_NEW,
@@ -294,13 +296,14 @@ static const struct record_validation *make_rules(struct request *r, const struc
 }
 
 /* Any thread: touches nothing but this partition's own. */
-static void validate(struct append *a, struct decompressor *scratch)
+static void validate(struct append *a, struct decompressor *scratch, size_t patience_bytes)
 {
     struct record_validation rules = *a->rules;
     const struct records *records = &a->in->records;
     struct record_verdict *v = a->verdict;
 
     rules.scratch = scratch;
+    rules.patience_bytes = patience_bytes;
     a->err = record_batch_validate(records->ptr, (size_t)MAX(records->len, 0), &rules, v);
     if (a->err != ERR_NONE)
         return;
@@ -335,7 +338,7 @@ static void validate_on_pool(struct request *r)
 {
     struct produce *s = produce_of(r);
 
-    validate(&s->appends[s->next], NULL);
+    validate(&s->appends[s->next], NULL, 0);
 }
 
 static void on_room(struct log_room_waiter *w)
@@ -427,12 +430,13 @@ static bool prepare(struct request *r, struct produce *s, struct append *a)
         return true;
     }
     a->state = APPEND_VALIDATED;
-    if (is_for_pool(a)) {
-        request_on_pool(r, validate_on_pool, walk);
-        return false;
+    if (!is_for_pool(a)) {
+        validate(a, r->worker->decompressor, WORKER_DECOMPRESSED_BYTES_MAX);
+        if (a->err != ERR_AGAIN)
+            return true;
     }
-    validate(a, r->worker->decompressor);
-    return true;
+    request_on_pool(r, validate_on_pool, walk);
+    return false;
 }
 
 static void judge(struct request *r, struct append *a)
