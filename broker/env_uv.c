@@ -338,7 +338,8 @@ static void on_timer(uv_timer_t *h)
 
     turn_enter(l);
 
-    uint64_t now = monotonic_ns();
+    /* Fresh, so that a timer that is set again from loop_now_ns() is not due at once. */
+    uint64_t now = l->now_ns = monotonic_ns();
 
     while ((n = heap_min(&l->timers)) != NULL && n->key <= now) {
         struct loop_timer *t =

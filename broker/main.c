@@ -44,6 +44,8 @@ struct arguments {
     const char *file;
     const char *overrides[OVERRIDES_MAX];
     int override_count;
+    char *made[OVERRIDES_MAX]; /* those that flags became; ours to free */
+    int made_count;
     bool print_config;
 };
 
@@ -185,8 +187,13 @@ static int take_flag(struct arguments *a, const char *flag, const char *value)
     }
     if (e != ERR_NONE)
         return -usage(why.text);
-    if (text[0] != '\0' && add_override(a, xstrdup(text)) != EXIT_OK)
-        return -EXIT_USAGE;
+    if (text[0] != '\0') {
+        if (a->made_count == OVERRIDES_MAX)
+            return -usage("too many flags");
+        a->made[a->made_count] = xstrdup(text);
+        if (add_override(a, a->made[a->made_count++]) != EXIT_OK)
+            return -EXIT_USAGE;
+    }
     return takes_value ? 2 : 1;
 }
 
@@ -316,7 +323,7 @@ static int run(struct process *p, const struct config_arguments *a)
     wait_for_signal(p, &signals, a);
     notify_systemd("STOPPING=1");
     if (!node_is_ready(p->node))
-        return EXIT_OK; /* still starting: a stop is then a crash, and recovery knows crashes */
+        _exit(EXIT_OK); /* still starting: a stop is then a crash, and recovery knows crashes */
     if (p->http != NULL)
         http_server_stop(p->http); /* a scrape reads what the stop takes apart */
     node_stop(p->node);
@@ -327,44 +334,57 @@ static int run(struct process *p, const struct config_arguments *a)
     return EXIT_OK;
 }
 
-static int cli_server(int argc, char **argv)
+/* What is advertised for a listener on all addresses: a name that at least we can resolve. */
+static const char *resolvable_hostname(char out[256])
 {
-    struct arguments a = {0};
-    struct process p = {0};
-    struct errmsg why = {""};
-    int code;
-
-    for (int i = 1; i < argc; i++)
-        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0)
-            return cli_print_help(stdout, "server");
-    if ((code = parse(argc, argv, &a)) != EXIT_OK)
-        return code;
-
-    char hostname[256] = "";
     struct addrinfo *found = NULL;
 
-    /* What is advertised for a listener on all addresses: a name that at least we can resolve. */
-    if (gethostname(hostname, sizeof hostname - 1) == 0 &&
-        getaddrinfo(hostname, NULL, NULL, &found) == 0)
-        freeaddrinfo(found);
-    else
-        hostname[0] = '\0';
+    out[255] = '\0';
+    if (gethostname(out, 255) != 0 || getaddrinfo(out, NULL, NULL, &found) != 0)
+        return NULL;
+    freeaddrinfo(found);
+    return out;
+}
 
-    struct config_arguments c = {.file = a.file,
-                                 .hostname = hostname[0] != '\0' ? hostname : NULL,
-                                 .override_count = a.override_count,
-                                 .overrides = a.overrides,
+static int load_and_run(struct arguments *a)
+{
+    struct process p = {0};
+    struct errmsg why = {""};
+    char hostname[256];
+    struct config_arguments c = {.file = a->file,
+                                 .hostname = resolvable_hostname(hostname),
+                                 .override_count = a->override_count,
+                                 .overrides = a->overrides,
                                  .environment = environment};
+    int code = EXIT_OK;
 
     if (config_load(&c, &p.config, &why) != ERR_NONE) {
         fprintf(stderr, "fluxmq server: %s\n", why.text);
         return EXIT_USAGE;
     }
-    if (a.print_config) {
+    if (a->print_config)
         config_print(p.config, stdout);
-        return EXIT_OK;
-    }
-    return run(&p, &c);
+    else
+        code = run(&p, &c);
+    if (p.node == NULL || code == EXIT_OK) /* else threads may still read it; the process ends */
+        config_free(p.config);
+    return code;
+}
+
+static int cli_server(int argc, char **argv)
+{
+    struct arguments a = {0};
+    int code;
+
+    for (int i = 1; i < argc; i++)
+        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0)
+            return cli_print_help(stdout, "server");
+    code = parse(argc, argv, &a);
+    if (code == EXIT_OK)
+        code = load_and_run(&a);
+    for (int i = 0; i < a.made_count; i++)
+        free(a.made[i]);
+    return code;
 }
 
 struct command {

@@ -5,13 +5,14 @@
 #include <stdlib.h>
 
 #include "broker/conn.h"
+#include "broker/features.h"
 #include "broker/transitions.h"
 #include "protocol/api.h"
 
 #define PROPOSAL_TIMEOUT_NS 30000000000ull
 #define RETRY_NS            500000000u
-#define LISTEN_BACKLOG      1024
 #define REPLICA_TICK_NS     1000000000u
+#define RAFT_BALLAST_BYTES  (16ll * 1024 * 1024)
 
 /* A command of the node's own: made, proposed, looked at, freed. */
 struct own_proposal {
@@ -82,7 +83,11 @@ static void on_accept(void *ctx, struct stream *s)
     struct node *n = a->node;
     struct worker *w = n->workers[0];
 
-    if (!connection_limits_open(&n->connections, stream_peer_host(s))) {
+    const struct image *image = worker_image(w);
+
+    if (!connection_limits_open(&n->connections, stream_peer_host(s),
+                                config_number(n->config, image, "max.connections"),
+                                config_number(n->config, image, "max.connections.per.ip"))) {
         counter_add(&w->metrics.connections_rejected, 1);
         if (worker_first_offence(w, stream_peer_host(s), "max.connections"))
             log_warn(n->logger, "conn",
@@ -120,7 +125,7 @@ static void on_open_listeners(struct message *m)
 
         struct listen_options o = {.host = c->host,
                                    .port = c->port,
-                                   .backlog = LISTEN_BACKLOG,
+                                   .backlog = n->config->listen_backlog,
                                    .on_accept = on_accept,
                                    .ctx = a};
 
@@ -219,6 +224,20 @@ static void fill_endpoints(struct node *n, struct own_proposal *o, MetaRegisterB
     }
 }
 
+static void fill_features(struct own_proposal *o, MetaRegisterBroker *r)
+{
+    r->features = own_array(o, (size_t)SUPPORTED_FEATURE_COUNT, sizeof *r->features);
+    for (int32_t i = 0; i < SUPPORTED_FEATURE_COUNT; i++) {
+        MetaFeatureRange *f = own_array(o, 1, sizeof *f);
+
+        meta_feature_range__init(f);
+        f->name = (char *)(uintptr_t)supported_features[i].name;
+        f->min = supported_features[i].min;
+        f->max = supported_features[i].max;
+        r->features[r->n_features++] = f;
+    }
+}
+
 static void fill_directories(struct node *n, struct own_proposal *o, MetaRegisterBroker *r)
 {
     int count = log_manager_dir_count(n->logs);
@@ -280,6 +299,7 @@ static void register_broker(struct node *n)
         r->rack = (char *)(uintptr_t)n->config->rack;
     fill_endpoints(n, o, r);
     fill_directories(n, o, r);
+    fill_features(o, r);
     o->proposal.command->body_case = META_COMMAND__BODY_REGISTER_BROKER;
     o->proposal.command->register_broker = r;
     raft_node_propose(n->raft, &o->proposal);
@@ -536,6 +556,7 @@ static void fill_raft_options(struct node *n, struct voter *voters, struct raft_
         .voter_count = c->voter_count,
         .cluster_id = log_manager_cluster_id(n->logs),
         .had_raft_files = log_manager_had_raft_files(n->logs),
+        .ballast_bytes = RAFT_BALLAST_BYTES,
         .election_timeout_ms = c->election_timeout_ms,
         .heartbeat_ms = c->heartbeat_ms,
         .disk_new = n->private->options.raft_disk_new,
@@ -557,12 +578,23 @@ static void on_listening(struct message *m)
     struct voter voters[CONFIG_VOTERS_MAX];
     struct raft_node_options o;
     struct errmsg why = {""};
+    struct feature_image features[SUPPORTED_FEATURE_COUNT];
+    /* [H6]: one cluster-wide value, which what forms the cluster begins with. */
+    struct config_entry min_isr = {STR_LIT("min.insync.replicas"),
+                                   config_value(n->config, NULL, "min.insync.replicas")};
 
     if (p->listen_error.text[0] != '\0') {
         start_failed(n, ERR_IO, p->listen_error.text);
         return;
     }
     fill_raft_options(n, voters, &o);
+    for (int32_t i = 0; i < SUPPORTED_FEATURE_COUNT; i++)
+        features[i] = (struct feature_image){.name = str_from(supported_features[i].name),
+                                             .level = supported_features[i].max};
+    o.form_features = features;
+    o.form_feature_count = SUPPORTED_FEATURE_COUNT;
+    o.form_configs = &min_isr;
+    o.form_config_count = 1;
 
     enum err e = raft_node_new(&o, n->meta_loop, &p->raft_ready, &n->raft, &why);
 
@@ -666,8 +698,7 @@ enum err node_start(const struct node_options *o, struct node **out, struct errm
     p->options = *o;
     atomic_store(&p->broker_epoch, -1);
     env_random(n->env, p->incarnation.b, sizeof p->incarnation.b);
-    connection_limits_init(&n->connections, n->env, n->config->max_connections,
-                           n->config->max_connections_per_ip);
+    connection_limits_init(&n->connections, n->env);
     image_slot_init(&n->images, n->env);
     n->metrics = metrics_new(n->env);
     p->raft_ready.run = on_raft_ready;

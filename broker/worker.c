@@ -191,7 +191,8 @@ enum err worker_new(struct node *n, int index, struct worker **out, struct errms
 
     (void)snprintf(name, sizeof name, "fluxmq-worker%d", index);
 
-    enum err e = env_loop_new(n->env, name, on_start, w, &w->loop, why);
+    struct loop *loop; /* w->loop is set by on_start: the thread runs already when this returns */
+    enum err e = env_loop_new(n->env, name, on_start, w, &loop, why);
 
     if (e != ERR_NONE) {
         topic_settings_cache_free(w->topic_settings);

@@ -1,25 +1,14 @@
 /* broker/handlers/api_versions.c -- ApiVersions and UpdateFeatures: what this node can do.
- *
- * Features appear only when their behaviour is there [H43]: clients change theirs on them.
  */
 #include "broker/dispatch.h"
+#include "broker/features.h"
 #include "broker/handlers/admin.h"
 #include "broker/handlers/handlers.h"
 #include "broker/node.h"
 
-struct supported_feature {
-    const char *name;
-    int16_t min, max;
-};
-
-/* `fluxmq.version` gates commands and snapshots of newer software (DESIGN §7). */
-static const struct supported_feature supported_features[] = {
-    {"fluxmq.version", 1, 1},
-};
-
 static const struct supported_feature *feature_find(struct str name)
 {
-    for (size_t i = 0; i < ARRAY_COUNT(supported_features); i++)
+    for (int32_t i = 0; i < SUPPORTED_FEATURE_COUNT; i++)
         if (str_eq_lit(name, supported_features[i].name))
             return &supported_features[i];
     return NULL;
@@ -87,9 +76,9 @@ static void fill_features(struct request *r, struct api_versions_response *out)
     const struct feature_image *finalized = NULL;
     int32_t n = image_features(image, &finalized);
 
-    REQUEST_ARRAY(r, out->supported_features, (int32_t)ARRAY_COUNT(supported_features),
+    REQUEST_ARRAY(r, out->supported_features, SUPPORTED_FEATURE_COUNT,
                   api_versions_response_supported_feature_key);
-    for (size_t i = 0; i < ARRAY_COUNT(supported_features); i++) {
+    for (int32_t i = 0; i < SUPPORTED_FEATURE_COUNT; i++) {
         out->supported_features.v[i].name = str_from(supported_features[i].name);
         out->supported_features.v[i].min_version = supported_features[i].min;
         out->supported_features.v[i].max_version = supported_features[i].max;

@@ -120,10 +120,11 @@ static enum err check_request(struct request *r)
         return ERR_INVALID_REQUEST;
     if (str_is_null(in->transactional_id))
         return ERR_NONE;
-    if (r->conn != NULL && worker_first_offence(r->worker, request_peer(r), "transactional id"))
+    if (r->conn != NULL &&
+        worker_first_offence(r->worker, request_peer_host(r), "transactional id"))
         log_warn(r->home->logger, "broker",
                  "%s asks for transactions (transactional.id %.*s), which do not exist here yet: "
-                 "refused (told once for this connection)",
+                 "refused (told once for this peer)",
                  request_peer(r), STR_ARG(in->transactional_id));
     return ERR_INVALID_REQUEST;
 }

@@ -265,6 +265,32 @@ static bool fill_metadata(struct request *r)
     return true;
 }
 
+/* Topic ids came with v10, lookup by them with v12: in between a client that names none, or an id,
+ * asks for what Kafka refuses as a whole. */
+static bool asks_too_early(const struct request *r)
+{
+    const struct metadata_request *in = r->body;
+
+    for (int32_t k = 0; r->version < 12 && k < in->topics.n; k++)
+        if (str_is_null(in->topics.v[k].name) || !uuid_is_zero(&in->topics.v[k].topic_id))
+            return true;
+    return false;
+}
+
+static void refuse_metadata(struct request *r)
+{
+    const struct metadata_request *in = r->body;
+    struct metadata_response *out = r->response;
+
+    REQUEST_ARRAY(r, out->topics, in->topics.n, metadata_response_metadata_response_topic);
+    for (int32_t k = 0; k < in->topics.n; k++) {
+        out->topics.v[k].error_code = err_to_wire(ERR_INVALID_REQUEST);
+        if (!str_is_null(in->topics.v[k].name))
+            out->topics.v[k].name = in->topics.v[k].name;
+    }
+    request_send(r);
+}
+
 static void send_metadata(struct request *r)
 {
     if (!fill_metadata(r)) {
@@ -330,6 +356,10 @@ void handle_metadata(struct request *r)
     MetaCommand *command = NULL;
 
     request_response(r);
+    if (asks_too_early(r)) {
+        refuse_metadata(r);
+        return;
+    }
     in->topics.n = sort_out_duplicates(in);
     /* Before v4 the flag does not exist and means yes. */
     if (in->topics.n > 0 && in->allow_auto_topic_creation && r->home->config->auto_create_topics)
