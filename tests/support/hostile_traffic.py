@@ -411,7 +411,7 @@ class Attacker:
         s = self.connect()
         s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         self.hold.append(s)
-        request = wire.encode_request(wire.METADATA, 12, 1, b"\0\0\0\0\0") * 500
+        request = wire.encode_request(wire.METADATA, 12, 1, b"\0\0\0\0") * 500
         end = self.rng.choice([b"", b"garbage", None])
         s.setblocking(False)
         s.send(request + (end or b""))

@@ -105,8 +105,8 @@ def write_back_some(directory, rng, share=0.5):
                 continue
             pages = (os.fstat(fd).st_size + 4095) // 4096
             for _ in range(rng.randrange(1, 4) if pages else 0):
-                first = rng.randrange(pages)
-                count = rng.randrange(1, max(2, min(64, pages - first) + 1))
+                first = rng.choice([0, rng.randrange(pages)])
+                count = rng.randrange(1, min(256, pages - first) + 1)
                 libc.sync_file_range(fd, first * 4096, count * 4096, SYNC_FILE_RANGE_WAIT_BEFORE |
                                      SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER)
                 ranges += 1
