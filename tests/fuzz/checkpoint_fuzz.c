@@ -30,8 +30,11 @@ static void try_epochs(const uint8_t *data, size_t size)
     if (leader_epochs_parse(data, size, &a, &why) == ERR_NONE) {
         leader_epochs_format(&a, &t);
         CHECK(leader_epochs_parse((const uint8_t *)t.ptr, t.size, &b, &why) == ERR_NONE);
-        CHECK(a.count == b.count &&
-              (a.count == 0 || memcmp(a.v, b.v, (size_t)a.count * sizeof *a.v) == 0));
+        CHECK(a.count == b.count);
+        for (int32_t i = 0; i < a.count; i++) { /* not memcmp: there is padding */
+            CHECK(a.v[i].epoch == b.v[i].epoch);
+            CHECK(a.v[i].start_offset == b.v[i].start_offset);
+        }
         leader_epochs_deinit(&b);
         text_deinit(&t);
     }
