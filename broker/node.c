@@ -385,6 +385,17 @@ static void on_isr_outcome(struct proposal *p)
     own_free(o);
 }
 
+/* A registration takes every replica for whole; those that recovery found broken are reported
+ * before this broker may lead anything. */
+static void report_if_offline(void *ctx, struct replica *r)
+{
+    struct replica_view v;
+
+    replica_look(r, &v);
+    if (v.offline_reason != NULL)
+        propose_offline(ctx, log_identity(replica_log(r)), v.offline_reason);
+}
+
 static void propose_isr(void *ctx, const struct log_identity *id, const struct effect *e)
 {
     struct node *n = ctx;
@@ -456,6 +467,7 @@ static void step(struct node *n)
         register_broker(n);
         return;
     case STEP_UNFENCING:
+        replica_manager_each(n->replicas, report_if_offline, n);
         unfence_broker(n);
         return;
     case STEP_READY:

@@ -348,7 +348,7 @@ static enum err open_dir(struct log_manager *m, struct log_dir *d, bool adopt, s
     (void)log_dir_path(d, FILE_LOCK, path);
     e = disk_lock(m->env, path, &d->lock_file, why);
     if (e == ERR_EXISTS)
-        return ERR_CONFIG; /* D1: another process has it */
+        return ERR_IO; /* D1: another process has it: nothing is wrong with the configuration */
     if (e == ERR_NONE)
         e = read_meta(d, why);
     if (e == ERR_NONE && d->has_meta)
