@@ -51,7 +51,7 @@ struct log_manager_options {
 /* Locks and reads the directories (meta.properties, checkpoints); formats empty ones, and takes
  * over those that `kafka-storage format` prepared and that hold no data. ERR_CONFIG with file,
  * found and expected when a directory belongs to another node or cluster, or holds data written
- * by Kafka and `adopt` is false. [start] */
+ * by Kafka and `adopt` is false; ERR_IO when another process holds its lock (D1). [start] */
 MUST_USE enum err log_manager_new(const struct log_manager_options *o, bool adopt,
                                   struct log_manager **out, struct errmsg *why);
 /* Opens every partition folder, recovering where the last stop was not clean, in parallel; then

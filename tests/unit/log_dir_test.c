@@ -74,7 +74,7 @@ static void locked_directory_is_refused(void **state)
     struct log_fixture *f = *state;
     struct errmsg why = {""};
 
-    assert_int_equal(try_new(f, 1, "cluster", false, &why), ERR_CONFIG);
+    assert_int_equal(try_new(f, 1, "cluster", false, &why), ERR_IO);
     assert_non_null(strstr(why.text, "locked"));
 }
 
