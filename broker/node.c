@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "broker/adopt.h"
 #include "broker/conn.h"
 #include "broker/features.h"
 #include "broker/transitions.h"
@@ -33,7 +34,10 @@ struct node_private {
     /* start, on the meta thread */
     struct message raft_ready, logs_ready, transitions_done, listening, stop;
     bool raft_is_ready, logs_are_ready, stopping;
-    enum { STEP_LOADING, STEP_REGISTERING, STEP_UNFENCING, STEP_READY } step;
+    enum { STEP_LOADING, STEP_REGISTERING, STEP_UNFENCING, STEP_ADOPTING, STEP_READY } step;
+    struct adoption adoption; /* --adopt-log-dirs: what is to be told to the cluster */
+    size_t adopted;           /* topics of it that have been */
+    bool adoption_read;
     struct loop_timer retry, tick;
     _Atomic int64_t broker_epoch;
     _Atomic bool ready;
@@ -312,7 +316,7 @@ static void on_unfenced(struct proposal *p)
     enum err e = p->err != ERR_NONE ? p->err : (enum err)p->outcome->error;
 
     if (e == ERR_NONE) {
-        n->private->step = STEP_READY;
+        n->private->step = STEP_ADOPTING;
         node_after_transitions(n, n->meta_loop, &n->private->transitions_done);
     } else {
         log_warn(n->logger, "node", "unfencing refused: %s; registering again", err_name(e));
@@ -450,6 +454,83 @@ static bool keep_log(void *ctx, const struct log_identity *id)
     return keep;
 }
 
+/* ---- --adopt-log-dirs: the topics of a Kafka directory become the cluster's ---- */
+
+static bool outcome_refused(const struct proposal *p, const char **name, const char **why)
+{
+    *name = "";
+    *why = p->outcome != NULL ? p->outcome->message : "";
+    if (p->err != ERR_NONE || p->outcome->error != ERR_NONE)
+        return true;
+    for (size_t i = 0; i < p->outcome->n_items; i++) {
+        *name = p->outcome->items[i]->name;
+        *why = p->outcome->items[i]->message;
+        if (p->outcome->items[i]->error != ERR_NONE)
+            return true;
+    }
+    return false;
+}
+
+static void on_adopted(struct proposal *p)
+{
+    struct own_proposal *o = CONTAINER_OF(p, struct own_proposal, proposal);
+    struct node *n = o->node;
+    const char *name, *why;
+    struct errmsg text = {""};
+
+    if (outcome_refused(p, &name, &why)) {
+        errmsg_set(&text, "--adopt-log-dirs: topic %s cannot be adopted: %s (%s)", name, why,
+                   err_name(p->err));
+        start_failed(n, ERR_IO, text.text);
+    } else {
+        node_after_transitions(n, n->meta_loop, &n->private->transitions_done);
+    }
+    meta_command__free_unpacked(p->command, NULL);
+    own_free(o);
+}
+
+static enum err read_adoption(struct node *n, struct errmsg *why)
+{
+    struct node_private *p = n->private;
+    const struct config *c = n->config;
+    enum err e = adoption_collect(n->logs, &p->adoption, why);
+
+    if (e != ERR_NONE)
+        return e;
+    p->adoption_read = true;
+    e = adoption_read_configs(&p->adoption, n->env, c->log_dirs, c->log_dir_count, why);
+    return e == ERR_NOT_FOUND ? ERR_NONE : e;
+}
+
+/* Proposes the next topics; false when all have been adopted. */
+static bool adopt_some(struct node *n)
+{
+    struct node_private *p = n->private;
+    struct image *image = image_slot_acquire(&n->images);
+    MetaCommand *command = NULL;
+    struct errmsg why = {""};
+    enum err e = p->adoption_read ? ERR_NONE : read_adoption(n, &why);
+
+    if (e == ERR_NONE)
+        e = adopt_topics(&p->adoption, image, n->config->node_id, &p->adopted, &command, &why);
+    image_unref(image);
+    if (e != ERR_NONE) {
+        start_failed(n, e, why.text);
+        return true;
+    }
+    if (command == NULL) {
+        log_info(n->logger, "node", "--adopt-log-dirs: %zu topics adopted", p->adoption.count);
+        adoption_deinit(&p->adoption);
+        return false;
+    }
+
+    struct own_proposal *o = own_new(n, NODE_LANE_SELF, on_adopted);
+
+    o->proposal.command = command;
+    raft_node_propose(n->raft, &o->proposal);
+    return true;
+}
+
 static void step(struct node *n)
 {
     struct node_private *p = n->private;
@@ -459,7 +540,8 @@ static void step(struct node *n)
         if (!p->raft_is_ready || !p->logs_are_ready)
             return;
         p->step = STEP_REGISTERING;
-        log_manager_set_aside_strays(n->logs, keep_log, n);
+        if (!n->config->adopt_log_dirs) /* before a folder of the same name is made [H19] */
+            log_manager_set_aside_strays(n->logs, keep_log, n);
         transitions_begin(p->transitions);
         register_broker(n);
         return;
@@ -469,6 +551,15 @@ static void step(struct node *n)
     case STEP_UNFENCING:
         replica_manager_each(n->replicas, report_if_offline, n);
         unfence_broker(n);
+        return;
+    case STEP_ADOPTING:
+        if (n->config->adopt_log_dirs) {
+            if (adopt_some(n))
+                return;
+            log_manager_set_aside_strays(n->logs, keep_log, n); /* the image knows them all now */
+        }
+        p->step = STEP_READY;
+        step(n);
         return;
     case STEP_READY:
         if (atomic_load(&p->ready))
