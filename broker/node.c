@@ -10,10 +10,11 @@
 #include "broker/transitions.h"
 #include "protocol/api.h"
 
-#define PROPOSAL_TIMEOUT_NS 30000000000ull
-#define RETRY_NS            500000000u
-#define REPLICA_TICK_NS     1000000000u
-#define RAFT_BALLAST_BYTES  (16ll * 1024 * 1024)
+#define PROPOSAL_TIMEOUT_NS      30000000000ull
+#define RETRY_NS                 500000000u
+#define REPLICA_TICK_NS          1000000000u
+#define PRODUCER_IDS_SKIPPED_MAX 1000000 /* in one command */
+#define RAFT_BALLAST_BYTES       (16ll * 1024 * 1024)
 
 /* A command of the node's own: made, proposed, looked at, freed. */
 struct own_proposal {
@@ -22,6 +23,7 @@ struct own_proposal {
     struct arena arena;
     struct uuid topic_id; /* of an ISR proposal */
     int32_t partition, partition_epoch;
+    MetaCommand *unpacked; /* a command that does not lie in the arena */
 };
 
 struct acceptor;
@@ -89,14 +91,17 @@ static void on_accept(void *ctx, struct stream *s)
 
     const struct image *image = worker_image(w);
 
-    if (!connection_limits_open(&n->connections, stream_peer_host(s),
-                                config_number(n->config, image, "max.connections"),
+    int64_t most = config_number(n->config, image, "max.connections");
+
+    if (n->private->options.connections_max > 0)
+        most = MIN(most, n->private->options.connections_max);
+    if (!connection_limits_open(&n->connections, stream_peer_host(s), most,
                                 config_number(n->config, image, "max.connections.per.ip"))) {
         counter_add(&w->metrics.connections_rejected, 1);
         if (worker_first_offence(w, stream_peer_host(s), "max.connections"))
             log_warn(n->logger, "conn",
-                     "%s: closing: max.connections or max.connections.per.ip is reached (told once "
-                     "for this peer)",
+                     "%s: closing: max.connections, max.connections.per.ip or what the descriptor "
+                     "limit allows is reached (told once for this peer)",
                      stream_peer(s));
         stream_close(s);
         return;
@@ -479,13 +484,14 @@ static void on_adopted(struct proposal *p)
     struct errmsg text = {""};
 
     if (outcome_refused(p, &name, &why)) {
-        errmsg_set(&text, "--adopt-log-dirs: topic %s cannot be adopted: %s (%s)", name, why,
+        errmsg_set(&text, "--adopt-log-dirs: %s cannot be adopted: %s (%s)", name, why,
                    err_name(p->err));
         start_failed(n, ERR_IO, text.text);
     } else {
         node_after_transitions(n, n->meta_loop, &n->private->transitions_done);
     }
-    meta_command__free_unpacked(p->command, NULL);
+    if (o->unpacked != NULL)
+        meta_command__free_unpacked(o->unpacked, NULL);
     own_free(o);
 }
 
@@ -502,6 +508,41 @@ static enum err read_adoption(struct node *n, struct errmsg *why)
     return e == ERR_NOT_FOUND ? ERR_NONE : e;
 }
 
+static void greatest_producer_id(void *ctx, struct log *l)
+{
+    int64_t *greatest = ctx;
+    struct producer_view *v = NULL;
+    size_t n = log_producers(l, &v);
+
+    for (size_t i = 0; i < n; i++)
+        *greatest = MAX(*greatest, v[i].producer_id);
+    free(v);
+}
+
+/* Producer ids that the adopted logs know must never be given out again: a new producer would
+ * find the sequences of an old one under its id. Proposes to take a block of them out; false when
+ * none is left. */
+static bool skip_producer_ids(struct node *n, const struct image *image)
+{
+    int64_t greatest = -1, next = image_next_producer_id(image);
+
+    log_manager_each(n->logs, greatest_producer_id, &greatest);
+    if (greatest < next)
+        return false;
+
+    struct own_proposal *o = own_new(n, NODE_LANE_SELF, on_adopted);
+    MetaAllocateProducerIds *a = own_array(o, 1, sizeof *a);
+
+    meta_allocate_producer_ids__init(a);
+    a->node = n->config->node_id;
+    a->broker_epoch = node_broker_epoch(n);
+    a->count = (int32_t)MIN(greatest - next + 1, (int64_t)PRODUCER_IDS_SKIPPED_MAX);
+    o->proposal.command->body_case = META_COMMAND__BODY_ALLOCATE_PRODUCER_IDS;
+    o->proposal.command->allocate_producer_ids = a;
+    raft_node_propose(n->raft, &o->proposal);
+    return true;
+}
+
 /* Proposes the next topics; false when all have been adopted. */
 static bool adopt_some(struct node *n)
 {
@@ -513,7 +554,12 @@ static bool adopt_some(struct node *n)
 
     if (e == ERR_NONE)
         e = adopt_topics(&p->adoption, image, n->config->node_id, &p->adopted, &command, &why);
+
+    bool skipping = e == ERR_NONE && command == NULL && skip_producer_ids(n, image);
+
     image_unref(image);
+    if (skipping)
+        return true;
     if (e != ERR_NONE) {
         start_failed(n, e, why.text);
         return true;
@@ -526,7 +572,7 @@ static bool adopt_some(struct node *n)
 
     struct own_proposal *o = own_new(n, NODE_LANE_SELF, on_adopted);
 
-    o->proposal.command = command;
+    o->proposal.command = o->unpacked = command;
     raft_node_propose(n->raft, &o->proposal);
     return true;
 }

@@ -216,7 +216,7 @@ enum err properties_parse(const void *bytes, size_t size, struct properties *out
         errmsg_set(why, "%zu bytes, expected at most %d", size, PROPERTIES_FILE_BYTES_MAX);
         return ERR_TOO_LARGE;
     }
-    s.end = s.p + size;
+    s.end = size > 0 ? s.p + size : s.p; /* `bytes` may be NULL then */
     /* A line of n bytes and its end become at most n bytes and two terminators; the last line may
      * have no end. */
     out->text = xmalloc(2 * size + 2);

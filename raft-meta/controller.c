@@ -90,8 +90,10 @@ static void complete_create_topics(const struct controller *k, const struct imag
         int32_t partitions = t->num_partitions, factor = t->replication_factor;
         struct uuid id;
 
-        controller_random_uuid(k, &id);
-        proto_set_bytes(&t->topic_id, id.b, sizeof id.b);
+        if (t->topic_id.len != sizeof id.b) { /* an adopted topic brings its own (clients cannot) */
+            controller_random_uuid(k, &id);
+            proto_set_bytes(&t->topic_id, id.b, sizeof id.b);
+        }
         assignments_free(&t->assignments, &t->n_assignments);
         t->placement_error = 0;
         if (t->n_manual > 0) {
