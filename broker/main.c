@@ -91,7 +91,8 @@ static void write_line(void *ctx, const char *line, size_t size)
 
 /* ---- limits [H41] ---- */
 
-static void raise_descriptor_limit(struct logger *l)
+/* Returns the limit; 0: there is none. */
+static int64_t raise_descriptor_limit(struct logger *l)
 {
     struct rlimit limit;
     unsigned long maps = 0;
@@ -103,7 +104,7 @@ static void raise_descriptor_limit(struct logger *l)
         (void)fclose(f);
     }
     if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
-        return;
+        return 0;
     limit.rlim_cur = limit.rlim_max;
     (void)setrlimit(RLIMIT_NOFILE, &limit);
     (void)getrlimit(RLIMIT_NOFILE, &limit);
@@ -113,6 +114,7 @@ static void raise_descriptor_limit(struct logger *l)
                  "a descriptor limit of %lu is low for a broker: raise it (ulimit -Hn, or "
                  "LimitNOFILE= of the unit) to at least %d",
                  (unsigned long)limit.rlim_cur, DESCRIPTORS_WANTED);
+    return limit.rlim_cur == RLIM_INFINITY ? 0 : (int64_t)limit.rlim_cur;
 }
 
 /* ---- the node's events, on the meta thread ---- */
@@ -301,7 +303,7 @@ static int run(struct process *p, const struct config_arguments *a)
     bound_queued_bytes(p->config);
     log_info(&p->logger, "main", "fluxmq %s, node %d, %d workers", FLUXMQ_VERSION,
              p->config->node_id, p->config->workers);
-    raise_descriptor_limit(&p->logger);
+    o.descriptors = raise_descriptor_limit(&p->logger);
     config_report(p->config, &p->logger);
     CHECK(sem_init(&p->stopped, 0, 0) == 0);
 

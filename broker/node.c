@@ -93,8 +93,8 @@ static void on_accept(void *ctx, struct stream *s)
 
     int64_t most = config_number(n->config, image, "max.connections");
 
-    if (n->private->options.connections_max > 0)
-        most = MIN(most, n->private->options.connections_max);
+    if (n->private->options.descriptors > 0)
+        most = MIN(most, n->private->options.descriptors / 4 * 3);
     if (!connection_limits_open(&n->connections, stream_peer_host(s), most,
                                 config_number(n->config, image, "max.connections.per.ip"))) {
         counter_add(&w->metrics.connections_rejected, 1);
@@ -786,6 +786,7 @@ static enum err open_logs(struct node *n, struct errmsg *why)
         .retention_check_ms = c->retention_check_ms,
         .checkpoint_interval_ms = c->checkpoint_interval_ms,
         .sync_behind_ms = 30000,
+        .open_logs_max = n->private->options.descriptors / 4,
         .high_watermark = high_watermark,
         .ctx = n,
     };

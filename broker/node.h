@@ -55,6 +55,10 @@ struct node_options {
     struct uv_loop_s *(*uv_loop)(struct loop *loop);
     struct raft_io *(*raft_disk_new)(void *ctx, struct raft_node *n); /* NULL: raft_disk_uv */
     void *raft_disk_ctx;
+    /* How many the process may have; connections get three quarters at most, beside
+     * max.connections, so that a flood of them takes none from partitions and quorum. 0: no limit
+     */
+    int64_t descriptors;
     /* On the meta thread. */
     void (*on_ready)(void *ctx); /* registered, unfenced, accepting */
     void (*on_failed)(void *ctx, enum err err, const char *why); /* the process must end */

@@ -12,7 +12,7 @@
 
 /* Two of them are made ahead; small ones keep a small disk usable. An entry that is larger gets a
  * segment of its own size. */
-#define SEGMENT_BYTES (4u << 20)
+#define SEGMENT_BYTES (1u << 20)
 
 struct raft_disk_uv {
     struct raft_io io;

@@ -17,6 +17,7 @@
 #define PATH_BYTES_MAX    4096
 #define NAME_BYTES_MAX    128
 #define FILES_MAX         65536
+#define ZEROS_CHUNK       (64u << 10)
 #define FORMING_NAME      "forming"
 
 struct segment {
@@ -37,6 +38,7 @@ struct checker {
     struct raft_files_report *report;
     struct segment *segments;
     int segment_count;
+    int last_with_data; /* index of the last open segment that is not all zeros; -1: none */
     struct snapshot_name *snapshots;
     int snapshot_count;
     bool metadata[2];
@@ -109,13 +111,10 @@ static bool take_text(const char **at, const char *text)
     return true;
 }
 
+/* The first byte is zero, and each is like the one before it. */
 static bool all_zero(const uint8_t *p, size_t size)
 {
-    for (size_t i = 0; i < size; i++) {
-        if (p[i] != 0)
-            return false;
-    }
-    return true;
+    return size == 0 || (p[0] == 0 && memcmp(p, p + 1, size - 1) == 0);
 }
 
 static void path_of(const struct checker *c, const char *name, char out[PATH_BYTES_MAX])
@@ -454,7 +453,9 @@ static void find_corrupt_segment(struct checker *c, struct segment *s, uint64_t 
     }
 }
 
-static enum err cut_segment(struct checker *c, const struct segment *s, uint64_t at,
+/* Ends the segment at `at`. What was torn off must not come back and is synced; preallocated zeros
+ * may, they say nothing. */
+static enum err cut_segment(struct checker *c, const struct segment *s, uint64_t at, bool durably,
                             struct errmsg *why)
 {
     char path[PATH_BYTES_MAX];
@@ -469,11 +470,11 @@ static enum err cut_segment(struct checker *c, const struct segment *s, uint64_t
         if (e != ERR_NONE)
             return e;
         e = file_truncate(f, at, why);
-        if (e == ERR_NONE)
+        if (e == ERR_NONE && durably)
             e = file_sync(f, why);
         file_unref(f);
     }
-    return e != ERR_NONE ? e : dir_sync(c->o->env, c->o->dir, why);
+    return e != ERR_NONE || !durably ? e : dir_sync(c->o->env, c->o->dir, why);
 }
 
 /* Reads all batches; *end is behind the last good one. False: this segment is the last that can
@@ -526,35 +527,61 @@ static enum err slurp_segment(struct checker *c, const struct segment *s, uint8_
     return file_slurp(c->o->env, path, SEGMENT_BYTES_MAX, p, size, why);
 }
 
-/* Whether any open segment behind the i-th holds more than zeros. */
-static enum err has_later_data(struct checker *c, int i, bool *out, struct errmsg *why)
+/* Whether the segment holds more than zeros; one that is too large is not looked through. */
+static enum err holds_data(struct checker *c, const struct segment *s, bool *out,
+                           struct errmsg *why)
 {
-    *out = false;
-    for (int k = i + 1; k < c->segment_count && !*out; k++) {
-        uint8_t *p;
-        size_t size;
-        enum err e = slurp_segment(c, &c->segments[k], &p, &size, why);
+    uint8_t *chunk;
+    char path[PATH_BYTES_MAX];
+    struct file *f;
+    size_t n = 1;
+    enum err e;
 
-        if (e != ERR_NONE)
-            return e;
-        *out = !all_zero(p, size);
-        free(p);
+    path_of(c, s->name, path);
+    e = file_open(c->o->env, path, FILE_READ_ONLY, &f, why);
+    if (e != ERR_NONE)
+        return e;
+    *out = file_size(f) > SEGMENT_BYTES_MAX;
+    chunk = xmalloc(ZEROS_CHUNK);
+    for (uint64_t at = 0; e == ERR_NONE && !*out && n > 0 && at < file_size(f); at += n) {
+        e = file_read(f, at, chunk, ZEROS_CHUNK, &n);
+        if (e == ERR_NONE)
+            *out = !all_zero(chunk, n);
+        else
+            errmsg_set(why, "%s: cannot be read", path);
     }
-    return ERR_NONE;
+    free(chunk);
+    file_unref(f);
+    return e;
+}
+
+/* Preallocated segments wait behind the one that is written: each start after a crash finds two. */
+static enum err find_last_with_data(struct checker *c, struct errmsg *why)
+{
+    bool found = false;
+    enum err e = ERR_NONE;
+    int i = c->segment_count;
+
+    while (e == ERR_NONE && !found && i > 0 && c->segments[i - 1].is_open)
+        e = holds_data(c, &c->segments[--i], &found, why);
+    c->last_with_data = found ? i : -1;
+    return e;
 }
 
 static enum err check_segment(struct checker *c, int i, const struct crc_tables *table, bool *go_on,
                               struct errmsg *why)
 {
     struct segment *s = &c->segments[i];
-    bool later = false, torn;
+    bool torn;
     uint8_t *p = NULL;
     size_t size, end;
     enum err e;
 
-    *go_on = false;
-    if (s->is_open && (e = has_later_data(c, i, &later, why)) != ERR_NONE)
-        return e;
+    *go_on = s->is_open && i > c->last_with_data;
+    if (*go_on) { /* zeros only */
+        c->report->segment_count++;
+        return c->o->cut_torn ? cut_segment(c, s, 0, false, why) : ERR_NONE;
+    }
     e = slurp_segment(c, s, &p, &size, why);
     if (e == ERR_TOO_LARGE) {
         find_corrupt_segment(c, s, 0, "the segment is too large");
@@ -563,13 +590,14 @@ static enum err check_segment(struct checker *c, int i, const struct crc_tables 
     if (e != ERR_NONE)
         return e;
     c->report->segment_count++;
-    *go_on = scan_batches(c, s, table, p, size, later, &end, &torn);
+    *go_on = scan_batches(c, s, table, p, size, i < c->last_with_data, &end, &torn);
     if (*go_on && !s->is_open && c->next_index != s->last + 1) {
         find_corrupt_segment(c, s, end, "it holds more or fewer entries than its name says");
         *go_on = false;
     }
-    if (torn && c->o->cut_torn)
-        e = cut_segment(c, s, end, why);
+    /* libraft would read the zeros twice more and then cut them off. */
+    if (*go_on && (torn || end < size) && c->o->cut_torn)
+        e = cut_segment(c, s, end, torn, why);
     free(p);
     return e;
 }
@@ -596,6 +624,7 @@ static enum err check_segments(struct checker *c, struct errmsg *why)
     bool go_on = c->segment_count > 0;
 
     crc_tables_init(&table);
+    e = find_last_with_data(c, why);
     c->next_index = start;
     if (go_on && !c->segments[first].is_open) {
         c->next_index = c->segments[first].first;
@@ -709,7 +738,7 @@ static enum err cut_corrupt(struct repair *r, struct errmsg *why)
         return e;
     e = file_replace(c->o->env, aside, p, size, why);
     if (e == ERR_NONE)
-        e = cut_segment(c, s, c->corrupt_offset, why);
+        e = cut_segment(c, s, c->corrupt_offset, true, why);
     free(p);
     if (e != ERR_NONE || s->is_open)
         return e;

@@ -55,7 +55,9 @@ struct raft_files_report {
 struct raft_files_options {
     struct env *env;
     const char *dir; /* .../fluxmq-raft */
-    bool cut_torn;   /* cut torn tails, as a start does */
+    /* As a start does: torn tails are cut, and so are the zeros that were preallocated behind the
+     * data, so that libraft does not read them all again. */
+    bool cut_torn;
     /* Each finding as it is made; may be NULL. */
     void (*on_finding)(void *ctx, const struct raft_finding *f);
     /* Each entry of the log that checks, for `fluxmq dump` and deep checks; may be NULL. */

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/uio.h>
@@ -23,6 +24,7 @@
 #define PROBES_MAX         64
 #define LOAD_CHUNK_BYTES   ((size_t)64 << 10)
 #define LIST_ENTRIES_MAX   10000000u
+#define DESCRIPTORS_KEPT   ((rlim_t)128) /* or a quarter, where there are few */
 
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
@@ -70,6 +72,9 @@ static enum err err_of_errno(int code)
     case ENOSPC:
     case EDQUOT:
         return ERR_NO_SPACE;
+    case EMFILE:
+    case ENFILE:
+        return ERR_NO_DESCRIPTORS;
     default:
         return ERR_IO;
     }
@@ -176,6 +181,16 @@ static struct window *window_of(struct posix_file *f, uint64_t offset, size_t si
 
 /* ---- a file's life ---- */
 
+/* The lowest free number is given out first: a high one says how many are open. */
+static bool is_of_the_last(int fd)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY)
+        return false;
+    return (rlim_t)fd >= limit.rlim_cur - MIN(DESCRIPTORS_KEPT, limit.rlim_cur / 4);
+}
+
 static enum err posix_open(struct env *env, const char *path, unsigned flags, struct file **out,
                            struct errmsg *why)
 {
@@ -194,6 +209,11 @@ static enum err posix_open(struct env *env, const char *path, unsigned flags, st
     } while (fd < 0 && errno == EINTR);
     if (fd < 0)
         return fail(why, "cannot be opened", path);
+    if ((flags & FILE_HELD) && is_of_the_last(fd)) {
+        errmsg_set(why, "%s: too many files are open", path);
+        (void)close(fd);
+        return ERR_NO_DESCRIPTORS;
+    }
     if (fstat(fd, &st) != 0) {
         enum err e = fail(why, "cannot be examined", path);
 

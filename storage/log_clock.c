@@ -65,7 +65,7 @@ static struct log **active_logs(struct log_dir *d, size_t *count)
 static void tick_dir(struct log_dir *d)
 {
     int64_t sync_behind_ms = d->manager->options.sync_behind_ms;
-    bool is_short;
+    bool is_short, crowded;
     size_t count;
 
     if (atomic_load(&d->offline) != NULL)
@@ -73,9 +73,12 @@ static void tick_dir(struct log_dir *d)
     look_at_space(d, &is_short);
 
     struct log **active = active_logs(d, &count);
+    int64_t most = d->manager->options.open_logs_max / d->manager->dir_count;
+
+    crowded = atomic_exchange(&d->crowded, false) || (most > 0 && (int64_t)count > most);
 
     for (size_t i = 0; i < count; i++) {
-        if (log_tick(active[i], is_short, sync_behind_ms))
+        if (log_tick(active[i], is_short, crowded, sync_behind_ms))
             log_request_sync(active[i]);
         log_unref(active[i]);
     }
@@ -265,16 +268,9 @@ static bool stop_log(struct log *l)
     mutex_unlock(&l->lock);
     if (!busy)
         return log_offline_reason(l) == NULL;
-    atomic_store(&l->active, false);
-    mutex_lock(&l->structure);
-    log_rest(l); /* stores the indexes, which the sync then covers */
-    mutex_unlock(&l->structure);
-    log_sync(l);
+    log_close_files(l);
     if (log_offline_reason(l) == NULL)
         snapshot_at_stop(l, &why);
-    mutex_lock(&l->structure);
-    log_rest(l);
-    mutex_unlock(&l->structure);
     return log_offline_reason(l) == NULL && l->recovery_point == l->end_offset;
 }
 

@@ -97,6 +97,16 @@ void log_dir_no_space(struct log_dir *d)
                  d->path);
 }
 
+void log_dir_crowded(struct log_dir *d)
+{
+    if (!atomic_exchange(&d->crowded, true))
+        log_warn(
+            d->logger, "storage",
+            "log directory %s: the descriptor limit is reached: partitions that are not in use "
+            "are closed, and others wait for it; raise it (ulimit -Hn, LimitNOFILE=)",
+            d->path);
+}
+
 void log_dir_start_moved(struct log_dir *d)
 {
     mutex_lock(&d->lock);

@@ -36,12 +36,15 @@ struct log_manager_options {
     const char *const *dirs; /* log.dirs, in order */
     int dir_count;
     int32_t node_id;
-    const char *cluster_id;           /* NULL: take it from meta.properties, or none yet */
-    int64_t reserve_bytes;            /* -1: min(1 GiB, 5 %) per directory */
-    int recovery_threads_per_dir;     /* num.recovery.threads.per.data.dir */
-    int64_t retention_check_ms;       /* log.retention.check.interval.ms */
-    int64_t checkpoint_interval_ms;   /* log.flush.offset.checkpoint.interval.ms */
-    int64_t sync_behind_ms;           /* every written partition is fdatasynced within this: 30 s */
+    const char *cluster_id;         /* NULL: take it from meta.properties, or none yet */
+    int64_t reserve_bytes;          /* -1: min(1 GiB, 5 %) per directory */
+    int recovery_threads_per_dir;   /* num.recovery.threads.per.data.dir */
+    int64_t retention_check_ms;     /* log.retention.check.interval.ms */
+    int64_t checkpoint_interval_ms; /* log.flush.offset.checkpoint.interval.ms */
+    int64_t sync_behind_ms;         /* every written partition is fdatasynced within this: 30 s */
+    /* With more logs than these open (1-3 descriptors each), those not in use are closed sooner,
+     * and recovery closes the further ones at once; 0: no limit. */
+    int64_t open_logs_max;
     struct log_config default_config; /* until log_configure() */
     /* The high watermark, for retention and for the checkpoint; pool thread. */
     int64_t (*high_watermark)(void *ctx, struct log *l);

@@ -121,6 +121,7 @@ struct log_dir {
 
     _Atomic(const char *) offline;
     _Atomic bool below_reserve;
+    _Atomic bool crowded;         /* since the last tick a file could not be opened */
     _Atomic unsigned space_epoch; /* from 1; moves once a second while there is room */
     _Atomic int log_count;
     /* Folders made, and how many of them are known to be in a synced directory. */
@@ -179,8 +180,10 @@ void log_sync(struct log *l);
 void log_sync_begin(struct log *l);
 /* Indexes stored, room given back, files closed; asks for a sync first where one is missing. */
 void log_rest(struct log *l);
+/* The same at once, waiting for the sync; without `structure`. */
+void log_close_files(struct log *l);
 /* Once a second for each active log. True: a sync is due. */
-bool log_tick(struct log *l, bool space_is_short, int64_t sync_behind_ms);
+bool log_tick(struct log *l, bool space_is_short, bool crowded, int64_t sync_behind_ms);
 /* Ends the active segment where it is and begins a new one at log_end_offset, with room for
  * `want` bytes; under `structure`. */
 MUST_USE enum err log_roll(struct log *l, uint64_t want, struct errmsg *why);
@@ -206,6 +209,8 @@ void log_dir_set_offline(struct log_dir *d, const char *why);
 /* A log start moved: the checkpoint is written soon. */
 void log_dir_start_moved(struct log_dir *d);
 void log_dir_no_space(struct log_dir *d);
+/* Too many files are open: logs that are not used right now come to rest at the next ticks. */
+void log_dir_crowded(struct log_dir *d);
 /* For log_manager_oldest_io_ns(): brackets a disk operation. */
 int log_dir_io_begin(struct log_dir *d);
 void log_dir_io_end(struct log_dir *d, int slot);

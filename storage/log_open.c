@@ -250,6 +250,11 @@ static void recover_folder(struct dir_opening *d, const char *folder)
     l->checkpointed_high_watermark = checked_offset(&d->checks, folder, CHECK_REPLICATION);
     log_recover(l, MAX(recovery_point, (int64_t)0), MAX(start, (int64_t)0));
     log_manager_insert(m, l);
+
+    int64_t most = m->options.open_logs_max / m->dir_count;
+
+    if (most > 0 && atomic_load(&d->recovered) >= most)
+        log_close_files(l); /* whose tail is unsynced: a descriptor that nothing else would free */
 }
 
 static void run_worker(struct job *j)

@@ -36,6 +36,10 @@ void log_failed(struct log *l, enum err e, const struct errmsg *why)
         log_dir_no_space(l->dir);
         return;
     }
+    if (e == ERR_NO_DESCRIPTORS) {
+        log_dir_crowded(l->dir);
+        return;
+    }
     log_set_offline(l, "%s", why->text);
     mutex_lock(&l->lock);
     log_want(l, LOG_WORK_REPORT_OFFLINE);
@@ -62,7 +66,7 @@ static enum err open_segment(struct log *l, struct segment *s, struct errmsg *wh
         return ERR_AGAIN;
     segment_path(l, s->base_offset, ".log", path);
     if (need_log)
-        e = file_open(l->env, path, 0, &log_file, why);
+        e = file_open(l->env, path, FILE_HELD, &log_file, why);
     if (e == ERR_NONE && log_file != NULL && file_size(log_file) < size) {
         errmsg_set(why, "%s: found %llu bytes, expected %llu", path,
                    (unsigned long long)file_size(log_file), (unsigned long long)size);
@@ -260,8 +264,10 @@ static enum err new_segment_file(struct log *l, int64_t base, uint64_t want, str
 
     segment_path(l, base, ".log", path);
 
-    enum err e = file_open(l->env, path, FILE_CREATE | FILE_TRUNCATE, out, why);
+    enum err e = file_open(l->env, path, FILE_CREATE | FILE_TRUNCATE | FILE_HELD, out, why);
 
+    if (e == ERR_NO_DESCRIPTORS)
+        log_discard_file(l, base, ".log");
     if (e != ERR_NONE)
         return e;
     e = want == 0 ? ERR_NONE : ready(*out, MAX(STEP_BYTES_MIN, want), want, why);
@@ -400,7 +406,9 @@ static void make_room(struct log *l)
         mutex_lock(&l->lock);
         l->room_closed = false;
         l->roll_wanted = false;
-        l->no_space_epoch = e == ERR_NO_SPACE ? atomic_load(&l->dir->space_epoch) : 0;
+        bool refused = e == ERR_NO_SPACE || e == ERR_NO_DESCRIPTORS;
+
+        l->no_space_epoch = refused ? atomic_load(&l->dir->space_epoch) : 0;
         s = log_active(l);
         bool full =
             e == ERR_NONE && s != NULL && s->offsets.tail_count >= INDEX_TAIL_ENTRIES_MAX / 2;
@@ -519,7 +527,7 @@ void log_rest(struct log *l)
     close_all(l);
 }
 
-bool log_tick(struct log *l, bool space_is_short, int64_t sync_behind_ms)
+bool log_tick(struct log *l, bool space_is_short, bool crowded, int64_t sync_behind_ms)
 {
     uint64_t now = env_now_ns(l->env);
     struct file *files[48];
@@ -528,8 +536,11 @@ bool log_tick(struct log *l, bool space_is_short, int64_t sync_behind_ms)
     mutex_lock(&l->lock);
     if (atomic_exchange(&l->active, false))
         l->idle_ticks = 0;
-    else if (l->idle_ticks < IDLE_TICKS_MAX && ++l->idle_ticks == IDLE_TICKS_MAX)
-        log_want(l, LOG_WORK_REST);
+    else if (l->idle_ticks < IDLE_TICKS_MAX) {
+        l->idle_ticks = crowded ? IDLE_TICKS_MAX : l->idle_ticks + 1;
+        if (l->idle_ticks == IDLE_TICKS_MAX)
+            log_want(l, LOG_WORK_REST);
+    }
     if (space_is_short)
         log_want(l, LOG_WORK_GIVE_BACK);
     if (l->dirty_since_ns == 1)
@@ -546,7 +557,7 @@ bool log_tick(struct log *l, bool space_is_short, int64_t sync_behind_ms)
 
         if (!s->sealed || s->dirty || s->index_dirty || l->syncing)
             continue;
-        if (s->idle_ticks < IDLE_TICKS_MAX)
+        if (s->idle_ticks < IDLE_TICKS_MAX && !crowded)
             s->idle_ticks++;
         else
             n = take_files(s, files, n);
@@ -761,6 +772,18 @@ void log_sync(struct log *l)
     mutex_lock(&l->sync_lock);
     sync_once(l);
     mutex_unlock(&l->sync_lock);
+}
+
+void log_close_files(struct log *l)
+{
+    atomic_store(&l->active, false);
+    mutex_lock(&l->structure);
+    log_rest(l); /* stores the indexes, which the sync then covers */
+    mutex_unlock(&l->structure);
+    log_sync(l);
+    mutex_lock(&l->structure);
+    log_rest(l);
+    mutex_unlock(&l->structure);
 }
 
 /* ---- the job ---- */

@@ -298,6 +298,7 @@ void repair_plan_dir(struct repair_plan *p, const struct log_dir_facts *d,
                      const struct verify_report *r, bool contradicted)
 {
     bool logs_change = p->count > p->impossible || contradicted, checkpoints = logs_change;
+    bool marker_is_bad = false;
     char path[VERIFY_PATH_MAX];
 
     for (size_t i = 0; i < r->count; i++) {
@@ -308,7 +309,7 @@ void repair_plan_dir(struct repair_plan *p, const struct log_dir_facts *d,
         if (f->kind == FINDING_CHECKPOINT || f->kind == FINDING_LOG_END)
             checkpoints = true;
         else if (f->kind == FINDING_CLEAN_STATE)
-            logs_change = true;
+            marker_is_bad = true;
         else
             (void)add_step(p, REPAIR_IMPOSSIBLE, NULL, f->path, "cannot be repaired: %s", f->text);
     }
@@ -318,9 +319,11 @@ void repair_plan_dir(struct repair_plan *p, const struct log_dir_facts *d,
                            "write it anew: its sound lines, and what the logs say");
     }
     (void)snprintf(path, sizeof path, "%s/fluxmq-clean-state", d->path);
-    if (logs_change)
-        (void)add_step(p, REPAIR_FORGET_CLEAN_STATE, NULL, path,
-                       "remove it: the next start then looks at every partition");
+    if (logs_change || marker_is_bad)
+        add_step(p, REPAIR_FORGET_CLEAN_STATE, NULL, path,
+                 "remove it and the clean-shutdown marker, if it is there: the next start then "
+                 "looks at every partition")
+            ->value = marker_is_bad;
 }
 
 /* ---- carrying it out ---- */
@@ -464,15 +467,17 @@ struct replay {
     struct producer_state producers;
     struct leader_epochs epochs;
     uint8_t *buffer;
-    int64_t start_offset, end_offset;
+    int64_t first_base, end_offset;
 };
 
 static void take(struct replay *p, const struct record_batch *b, struct txn_index *aborted)
 {
     struct completed_transaction ended;
 
+    /* The cleaner may have been at the front: the first epoch begins with the log all the same. */
     if (b->partition_leader_epoch > leader_epochs_latest(&p->epochs))
-        leader_epochs_assign(&p->epochs, b->partition_leader_epoch, b->base_offset);
+        leader_epochs_assign(&p->epochs, b->partition_leader_epoch,
+                             p->epochs.count == 0 ? p->first_base : b->base_offset);
     if (producer_state_update(&p->producers, b, INT64_MAX, &ended) && ended.aborted)
         txn_index_append(aborted, &ended);
     p->producers.ended_count = 0;
@@ -573,7 +578,7 @@ static enum err replay_partition(const struct repair_plan *plan, struct env *env
                                  const char *folder, int64_t start_offset, bool epochs,
                                  int64_t *first, int64_t *active, int64_t *end, struct errmsg *why)
 {
-    struct replay p = {.env = env, .folder = folder, .start_offset = start_offset};
+    struct replay p = {.env = env, .folder = folder};
     struct folder files;
     enum err e = folder_read(env, folder, &files, why);
 
@@ -581,8 +586,10 @@ static enum err replay_partition(const struct repair_plan *plan, struct env *env
         return e;
     producer_state_init(&p.producers, 0);
     p.buffer = xmalloc(COPY_BYTES);
-    if (files.segment_count > 0)
-        load_first_snapshot(&p, files.segments[0]);
+    if (files.segment_count > 0) {
+        p.first_base = files.segments[0];
+        load_first_snapshot(&p, p.first_base);
+    }
     for (int i = 0; i < files.segment_count && e == ERR_NONE; i++)
         e = replay_segment(&p, files.segments[i], i + 1 == files.segment_count,
                            plan != NULL && wants_rebuild(plan, folder, files.segments[i]), why);
@@ -590,13 +597,13 @@ static enum err replay_partition(const struct repair_plan *plan, struct env *env
         struct text t = {.ptr = NULL};
         char path[VERIFY_PATH_MAX];
 
-        leader_epochs_truncate_start(&p.epochs, start_offset);
+        leader_epochs_truncate_start(&p.epochs, MIN(start_offset, p.end_offset));
         leader_epochs_format(&p.epochs, &t);
         (void)snprintf(path, sizeof path, "%s/leader-epoch-checkpoint", folder);
         e = file_replace(env, path, t.ptr, t.size, why);
         text_deinit(&t);
     }
-    *first = files.segment_count > 0 ? files.segments[0] : 0;
+    *first = p.first_base;
     *active = files.segment_count > 0 ? files.segments[files.segment_count - 1] : 0;
     *end = p.end_offset;
     free(p.buffer);
@@ -672,17 +679,19 @@ static enum err rewrite_by_path(struct env *env, const struct log_dir_facts *dir
     return ERR_NONE;
 }
 
-/* Ours goes with its marker; a marker alone is Kafka's, and the logs are whole again. */
-static enum err forget_clean_state(struct env *env, const char *path, struct errmsg *why)
+/* Ours goes with its marker. A marker alone is Kafka's: it goes when it is damaged itself, else the
+ * logs are whole again and it is right. */
+static enum err forget_clean_state(struct env *env, const struct repair_step *s, struct errmsg *why)
 {
     char marker[VERIFY_PATH_MAX];
-    enum err e = disk_unlink(env, path, why);
-    const char *slash = strrchr(path, '/');
+    enum err e = disk_unlink(env, s->path, why);
+    const char *slash = strrchr(s->path, '/');
 
-    if (e == ERR_NOT_FOUND)
+    if (e == ERR_NOT_FOUND && s->value == 0)
         return ERR_NONE;
-    (void)snprintf(marker, sizeof marker, "%.*s/.kafka_cleanshutdown", (int)(slash - path), path);
-    return e == ERR_NONE ? remove_file(env, marker, why) : e;
+    (void)snprintf(marker, sizeof marker, "%.*s/.kafka_cleanshutdown", (int)(slash - s->path),
+                   s->path);
+    return e == ERR_NONE || e == ERR_NOT_FOUND ? remove_file(env, marker, why) : e;
 }
 
 static enum err rewrite_metadata(struct env *env, const struct repair_step *s, struct errmsg *why)
@@ -771,7 +780,7 @@ enum err repair_apply(const struct repair_plan *p, struct env *env,
             e = rewrite_by_path(env, dirs, dir_count, s->path, why);
             break;
         case REPAIR_FORGET_CLEAN_STATE:
-            e = forget_clean_state(env, s->path, why);
+            e = forget_clean_state(env, s, why);
             break;
         case REPAIR_REBUILD_INDEX:
         case REPAIR_REBUILD_EPOCHS:

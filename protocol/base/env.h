@@ -170,6 +170,8 @@ enum file_open_flags {
     FILE_EXCLUSIVE = 2, /* with FILE_CREATE: fail with ERR_EXISTS */
     FILE_READ_ONLY = 4,
     FILE_TRUNCATE = 8,
+    FILE_HELD = 16, /* stays open for long: ERR_NO_DESCRIPTORS when only those are left that syncs
+                     * and the quorum need */
 };
 
 struct disk_space {

@@ -40,6 +40,8 @@ const char *err_name(enum err e)
         return "CONFIG";
     case ERR_CORRUPT:
         return "CORRUPT";
+    case ERR_NO_DESCRIPTORS:
+        return "NO_DESCRIPTORS";
     }
     return "UNKNOWN";
 }
@@ -53,6 +55,7 @@ int16_t err_to_wire(enum err e)
         ERR_WIRE_CODES(ERR_WIRE_)
 #undef ERR_WIRE_
     case ERR_NO_SPACE:
+    case ERR_NO_DESCRIPTORS:
     case ERR_IO:
     case ERR_CORRUPT:
         return ERR_KAFKA_STORAGE_ERROR;

@@ -165,9 +165,10 @@ enum err {
     ERR_TOO_LARGE = -105, /* over a configured or built-in limit */
     ERR_NOT_FOUND = -106,
     ERR_EXISTS = -107,
-    ERR_CLOSED = -108,  /* the connection, log or loop is going away */
-    ERR_CONFIG = -109,  /* a configuration that must not start a server (exit code 2) */
-    ERR_CORRUPT = -110, /* bytes on disk that were whole once and are not any more */
+    ERR_CLOSED = -108,         /* the connection, log or loop is going away */
+    ERR_CONFIG = -109,         /* a configuration that must not start a server (exit code 2) */
+    ERR_CORRUPT = -110,        /* bytes on disk that were whole once and are not any more */
+    ERR_NO_DESCRIPTORS = -111, /* too many files are open; passes when others are closed */
 };
 
 /* A sentence for an operator, truncated to fit. An empty one means nobody had to say anything. */
@@ -181,8 +182,8 @@ void errmsg_set(struct errmsg *m, const char *fmt, ...) PRINTF(2, 3);
 const char *err_name(enum err e);
 
 /* What a client is told: wire codes as they are; a local one becomes its nearest wire code
- * (NO_SPACE, IO, CORRUPT -> KAFKA_STORAGE_ERROR; MALFORMED -> INVALID_REQUEST; the rest ->
- * UNKNOWN_SERVER_ERROR). */
+ * (NO_SPACE, NO_DESCRIPTORS, IO, CORRUPT -> KAFKA_STORAGE_ERROR; MALFORMED -> INVALID_REQUEST;
+ * the rest -> UNKNOWN_SERVER_ERROR). */
 int16_t err_to_wire(enum err e);
 
 #endif
