@@ -471,11 +471,13 @@ class Reader:
         for part in wire.fetch(conn, list(topics.items()), max_wait_ms=100, min_bytes=1):
             c = by_name[part.topic, part.index]
             before = c.position
-            if part.error == OFFSET_OUT_OF_RANGE and part.log_start_offset > c.position:
-                c.begin(part.log_start_offset)  # retention was quicker than we
-                if c.full:
-                    self.contents[str(c.p)] = []
-                continue
+            if part.error == OFFSET_OUT_OF_RANGE:
+                start = self._offsets(conn, [c.p], wire.EARLIEST, 10.0)[c.p.topic, c.p.index]
+                if start > c.position:  # retention was quicker than we
+                    c.begin(start)
+                    if c.full:
+                        self.contents[str(c.p)] = []
+                    continue
             if part.error:
                 self.notes.violation("%s: Fetch at %d answers %s", c.p, c.position,
                                      wire.error_name(part.error))
