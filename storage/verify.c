@@ -477,6 +477,10 @@ void verify_partition(struct env *env, const char *path, const struct partition_
 
     int64_t first = l.log_count > 0 ? l.logs[0] : MAX(facts->start_offset, (int64_t)0);
 
+    /* Without its directory's checkpoints, a log begins where its epochs do. */
+    w.log_start = MAX(facts->start_offset, (int64_t)0);
+    if (!facts->known && w.epochs.count > 0)
+        w.log_start = w.epochs.v[0].start_offset;
     if (l.log_count > 0) {
         walk_load_first_snapshot(&w, first);
         walk_logs(&w, &l);

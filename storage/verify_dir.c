@@ -255,6 +255,23 @@ static void read_marker(struct log_dir_facts *f, struct env *env, struct verify_
     free(p);
 }
 
+/* It says whose directory this is: fluxmq's, and not one to be adopted. */
+static void read_format(struct log_dir_facts *f, struct env *env, struct verify_report *r)
+{
+    static const char expected[] = "version=1\n";
+    char path[VERIFY_PATH_MAX];
+    size_t size;
+
+    path_in(f->path, "fluxmq-format", path);
+
+    uint8_t *p = slurp(env, path, &size, r);
+
+    if (p != NULL && (size != sizeof expected - 1 || memcmp(p, expected, size) != 0))
+        verify_report_add(r, FINDING_META_PROPERTIES, FINDING_DAMAGE, path, 0, -1, -1,
+                          "expected one line, version=1");
+    free(p);
+}
+
 static void read_clean_state(struct log_dir_facts *f, struct env *env, struct verify_report *r)
 {
     char path[VERIFY_PATH_MAX];
@@ -353,6 +370,7 @@ void log_dir_facts_read(struct log_dir_facts *f, struct env *env, const char *pa
     *f = (struct log_dir_facts){.path = xstrdup(path)};
     read_meta(f, env, r);
     read_marker(f, env, r);
+    read_format(f, env, r);
     for (int i = 0; i < CHECKPOINT_FILES; i++) {
         read_checkpoint(&f->checkpoints[i], env, path, checkpoint_names[i], r);
         f->is_log_dir = f->is_log_dir || f->checkpoints[i].present;

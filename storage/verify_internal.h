@@ -36,7 +36,8 @@ struct walk {
 
     struct leader_epochs epochs;
     bool has_epochs;
-    int32_t epoch_at; /* the first entry that lies at or above the batches seen */
+    int64_t log_start; /* as far as it is known: epochs are known from there on */
+    int32_t epoch_at;  /* the first entry that lies at or above the batches seen */
 
     struct producer_state producers;
     bool producers_complete; /* everything that they did is known */

@@ -143,13 +143,11 @@ static void check_offsets(struct walk *w, const struct segment_walk *s, uint64_t
 static void pass_epoch_starts(struct walk *w, const struct segment_walk *s, uint64_t position,
                               const struct record_batch *b)
 {
-    int64_t log_start = MAX(w->facts->start_offset, (int64_t)0);
-
     for (; w->epoch_at < w->epochs.count && w->epochs.v[w->epoch_at].start_offset <= b->base_offset;
          w->epoch_at++) {
         const struct leader_epoch *e = &w->epochs.v[w->epoch_at];
 
-        if (e->start_offset == b->base_offset || e->start_offset == log_start ||
+        if (e->start_offset == b->base_offset || e->start_offset == w->log_start ||
             e->start_offset < s->base || walk_in_cleaned(w, e->start_offset) || !w->whole)
             continue;
         verify_report_add(
@@ -169,7 +167,7 @@ static void check_epoch(struct walk *w, const struct segment_walk *s, uint64_t p
     if (epoch < w->last_epoch)
         verify_report_add(w->report, FINDING_EPOCHS, FINDING_DAMAGE, s->path, position, s->base,
                           b->base_offset, "leader epoch: found %d behind %d", epoch, w->last_epoch);
-    if (w->has_epochs && b->base_offset >= w->facts->start_offset) {
+    if (w->has_epochs && b->base_offset >= w->log_start) {
         expected = leader_epochs_at(&w->epochs, b->base_offset);
         if (epoch != expected &&
             (epoch != w->complained_epoch || expected != w->complained_expected)) {
