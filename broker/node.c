@@ -50,7 +50,7 @@ struct node_private {
     struct message open_listeners, accept_listeners, close_listeners;
     struct errmsg listen_error;
     /* stop */
-    struct message raft_closed, workers_quiet;
+    struct message raft_closed, workers_quiet, transitions_over;
     _Atomic int quiet_workers;
     struct job close_logs;
 };
@@ -920,15 +920,25 @@ static void on_logs_closed(struct job *j)
     raft_node_close(p->node->raft, p->node->meta_loop, &p->raft_closed);
 }
 
-/* The workers have no connection and no request any more. */
-static void on_workers_quiet(struct message *m)
+/* No log is made or deleted any more. */
+static void on_transitions_over(struct message *m)
 {
-    struct node_private *p = CONTAINER_OF(m, struct node_private, workers_quiet);
+    struct node_private *p = CONTAINER_OF(m, struct node_private, transitions_over);
 
     p->close_logs.work = work_close_logs;
     p->close_logs.done = on_logs_closed;
     p->close_logs.report_to = p->node->meta_loop;
     env_pool_submit(p->node->env, JOB_LONG, &p->close_logs);
+}
+
+/* The workers have no connection and no request any more; what they had proposed may still be
+ * committed. */
+static void on_workers_quiet(struct message *m)
+{
+    struct node_private *p = CONTAINER_OF(m, struct node_private, workers_quiet);
+
+    p->transitions_over.run = on_transitions_over;
+    transitions_end(p->transitions, p->node->meta_loop, &p->transitions_over);
 }
 
 void node_worker_quiet(struct node *n)

@@ -15,6 +15,7 @@ struct transition {
     char *names;
     bool all_configs; /* a broker-level value changed */
     bool everything;
+    const _Atomic bool *ended; /* the node stops: do no more of it */
 };
 
 struct waiter {
@@ -31,6 +32,7 @@ struct transitions {
     struct list waiters GUARDED_BY(lock);
     uint64_t pushed GUARDED_BY(lock), done GUARDED_BY(lock); /* sequence numbers */
     bool begun GUARDED_BY(lock), running GUARDED_BY(lock);
+    _Atomic bool ended;
     struct job job;
 };
 
@@ -126,7 +128,7 @@ static void change_topic(struct node *n, const struct transition *x, const struc
 
     if (after != NULL)
         config_topic_settings(n->config, x->after, after->name, &settings);
-    for (int32_t p = 0; p < MAX(was, is); p++) {
+    for (int32_t p = 0; p < MAX(was, is) && !atomic_load(x->ended); p++) {
         const struct partition_image *old = p < was ? topic_partition(before, p) : NULL;
         const struct partition_image *new = p < is ? topic_partition(after, p) : NULL;
         int32_t me = n->config->node_id;
@@ -241,6 +243,7 @@ static void run_if_needed(struct transitions *t) REQUIRES(t->lock)
 
 static void enqueue(struct transitions *t, struct transition *x) REQUIRES(t->lock)
 {
+    x->ended = &t->ended;
     list_push_back(&t->queue, &x->node);
     t->pushed++;
     run_if_needed(t);
@@ -334,4 +337,19 @@ void transitions_after(struct transitions *t, struct loop *loop, struct message 
         list_push_back(&t->waiters, &w->node);
     }
     mutex_unlock(&t->lock);
+}
+
+void transitions_end(struct transitions *t, struct loop *loop, struct message *m)
+{
+    struct list_node *n;
+
+    atomic_store(&t->ended, true);
+    mutex_lock(&t->lock);
+    t->begun = false;
+    while ((n = list_pop_front(&t->queue)) != NULL) {
+        transition_free(list_entry(n, struct transition, node));
+        t->done++;
+    }
+    mutex_unlock(&t->lock);
+    transitions_after(t, loop, m);
 }

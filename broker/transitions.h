@@ -5,7 +5,7 @@
  * leaders or followers, configured. replication and raft-meta do not know each other; this is
  * where one becomes the other.
  *
- * Thread: push and begin on the meta thread; after() from any.
+ * Thread: push, begin and end on the meta thread; after() from any.
  */
 #ifndef FLUXMQ_BROKER_TRANSITIONS_H
 #define FLUXMQ_BROKER_TRANSITIONS_H
@@ -23,5 +23,8 @@ void transitions_begin(struct transitions *t);
 void transitions_push(struct transitions *t, const struct image_delta *delta);
 /* Posts `m` once everything pushed before has been carried out. */
 void transitions_after(struct transitions *t, struct loop *loop, struct message *m);
+/* Before the logs close: nothing more is carried out (what is under way ends after its current
+ * partition), and then `m` is posted. What is left out, the next start finds in the image. */
+void transitions_end(struct transitions *t, struct loop *loop, struct message *m);
 
 #endif

@@ -10,8 +10,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* Two of them are made ahead; small ones keep a small disk usable. An entry that is larger gets a
- * segment of its own size. */
+/* Two of them are made ahead; small ones keep a small disk usable, and a start after a crash, which
+ * reads what was made ahead, short. An entry that is larger gets a segment of its own size. */
 #define SEGMENT_BYTES (1u << 20)
 
 struct raft_disk_uv {

@@ -147,7 +147,9 @@ static void retain(struct log_manager *m, int64_t now_unix_ms)
 
         if (!m->closing && limit >= 0)
             (void)log_maintain(all[i], limit, now_unix_ms);
+        mutex_lock(&all[i]->lock);
         missing += cleaner_missing(&all[i]->config);
+        mutex_unlock(&all[i]->lock);
         log_unref(all[i]);
     }
     free(all);
@@ -234,11 +236,12 @@ void log_manager_start(struct log_manager *m)
 
 static void snapshot_at_stop(struct log *l, struct errmsg *why)
 {
-    int64_t end = log_end_offset(l), stray = l->stray_snapshot;
+    int64_t end = log_end_offset(l);
     uint8_t *p = NULL;
     size_t size;
 
     mutex_lock(&l->lock);
+    int64_t stray = l->stray_snapshot;
     const struct segment *s = log_active(l);
     bool needed = producer_state_count(&l->producers) > 0 && s != NULL && s->base_offset != end &&
                   stray != end;
@@ -261,17 +264,29 @@ static bool stop_log(struct log *l)
 {
     struct errmsg why = {""};
 
+    mutex_lock(&l->structure); /* a change that began before the stop ends first */
     mutex_lock(&l->lock);
     l->stopping = true;
-    bool busy = l->in_active || l->dirty_since_ns != 0 || l->metadata_dirty || l->working;
+    bool busy =
+        l->in_active || l->dirty_since_ns != 0 || l->metadata_dirty || l->working || l->syncing;
 
     mutex_unlock(&l->lock);
+    mutex_unlock(&l->structure);
     if (!busy)
         return log_offline_reason(l) == NULL;
     log_close_files(l);
     if (log_offline_reason(l) == NULL)
         snapshot_at_stop(l, &why);
     return log_offline_reason(l) == NULL && l->recovery_point == l->end_offset;
+}
+
+static bool is_dirty(struct log *l)
+{
+    mutex_lock(&l->lock);
+    bool dirty = l->dirty_since_ns != 0;
+
+    mutex_unlock(&l->lock);
+    return dirty;
 }
 
 static int by_folder(const void *a, const void *b)
@@ -306,7 +321,7 @@ static void stop_dir(struct log_dir *d, struct log **all, size_t count)
         return;
     clean_writer_init(&w);
     for (size_t i = 0; i < count; i++) {
-        if (all[i]->dir == d && all[i]->dirty_since_ns != 0)
+        if (all[i]->dir == d && is_dirty(all[i]))
             log_sync_begin(all[i]);
     }
     for (size_t i = 0; i < count; i++) {

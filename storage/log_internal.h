@@ -82,14 +82,14 @@ struct log {
     bool working;            /* the job is queued or runs */
     bool room_closed;        /* a structural change is under way: appends wait */
     bool roll_wanted;
-    bool closed;          /* deleted, or the manager closes */
+    _Atomic bool closed;  /* deleted, or the manager closes; jobs look without `lock` */
     bool directory_dirty; /* names were added that are not synced */
     bool metadata_dirty;  /* partition.metadata is not synced */
     bool epochs_saved;    /* there is a leader-epoch-checkpoint, which must be kept true */
     bool was_cut;
     bool in_active; /* active_node is linked; its neighbours belong to the directory's lock */
     bool syncing;   /* a sync is under way: what it covers stays open */
-    bool stopping;  /* a clean stop: no appends any more */
+    _Atomic bool stopping; /* a clean stop: no appends any more; as `closed` */
     uint8_t idle_ticks;
     _Atomic bool active;    /* touched since the last tick */
     uint32_t truncations;   /* a sync that began before one says nothing */

@@ -40,7 +40,7 @@ struct log_manager {
     struct list removals; /* struct removal: folders that wait for file.delete.delay.ms */
     uint64_t retention_due_ns, checkpoint_due_ns;
     bool ticking, maintaining; /* the job is queued or runs */
-    bool closing;
+    _Atomic bool closing;
 
     struct loop *loop; /* the clock; NULL until started */
     struct loop_timer timer;

@@ -507,10 +507,11 @@ void log_rest(struct log *l)
 
     mutex_lock(&l->lock);
     struct segment *s = log_active(l);
+    bool unstored =
+        s != NULL && (s->offsets.tail_count > 0 || s->times.tail_count > 0 || s->aborted != NULL);
 
     mutex_unlock(&l->lock);
-    if (s != NULL && log_offline_reason(l) == NULL &&
-        (s->offsets.tail_count > 0 || s->times.tail_count > 0 || s->aborted != NULL))
+    if (unstored && log_offline_reason(l) == NULL)
         log_failed(l, log_store_indexes(l, s, &why), &why);
     mutex_lock(&l->lock);
     bool synced = is_synced(l);

@@ -75,11 +75,12 @@ int log_delete_below_start(struct log *l)
         gone[count] = l->segments[count];
         count++;
     }
-    memmove(l->segments, l->segments + count,
-            (size_t)(l->segment_count - count) * sizeof *l->segments);
-    l->segment_count -= count;
-    if (count > 0)
+    if (count > 0) {
+        memmove(l->segments, l->segments + count,
+                (size_t)(l->segment_count - count) * sizeof *l->segments);
+        l->segment_count -= count;
         l->directory_dirty = true;
+    }
     mutex_unlock(&l->lock);
     for (int i = 0; i < count; i++) {
         remove_files(l, gone[i]->base_offset);
@@ -260,6 +261,10 @@ static enum err rebuild(struct log *l, const struct segment *old, int64_t offset
     }
     s->modified_ms = env_unix_ms(l->env);
     s->dirty = true;
+    mutex_lock(&l->lock);
+    int64_t interval = l->config.index_interval_bytes;
+
+    mutex_unlock(&l->lock);
     batch_reader_init(&r, f, 0, file_size(f), buffer, BATCH_READER_LARGE);
     while ((e = batch_reader_next(&r, true, &b, why)) == ERR_NONE) {
         if (s->offsets.tail_count >= INDEX_TAIL_ENTRIES_MAX ||
@@ -268,7 +273,7 @@ static enum err rebuild(struct log *l, const struct segment *old, int64_t offset
             if (e != ERR_NONE)
                 break;
         }
-        segment_account(s, &b, l->config.index_interval_bytes);
+        segment_account(s, &b, interval);
     }
     free(buffer);
     if (e != ERR_NOT_FOUND) {

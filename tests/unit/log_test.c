@@ -6,6 +6,7 @@
 
 #include <cmocka.h>
 
+#include "storage/disk_posix.h"
 #include "storage/log_internal.h"
 #include "tests/support/log_fixture.h"
 
@@ -204,6 +205,56 @@ static void full_disk_refuses_and_resumes(void **state)
     test_env_advance_ms(&f->t, 1000);
     (void)test_env_run(&f->t);
     assert_int_equal(log_fixture_append(f, .value_bytes = 3000), ERR_NONE);
+}
+
+static enum err none_to_hold(struct env *env, const char *path, unsigned flags, struct file **out,
+                             struct errmsg *why)
+{
+    if ((flags & FILE_HELD) == 0)
+        return disk_posix_ops.open(env, path, flags, out, why);
+    errmsg_set(why, "%s: too many files are open", path);
+    return ERR_NO_DESCRIPTORS;
+}
+
+static void pass_seconds(struct log_fixture *f, int seconds)
+{
+    for (int i = 0; i < seconds; i++) {
+        test_env_advance_ms(&f->t, 1000);
+        (void)test_env_run(&f->t);
+    }
+}
+
+/* No descriptor to be had: refused like a full disk, nothing goes offline, and it passes. */
+static void too_many_open_files_refuse_and_resume(void **state)
+{
+    struct log_fixture *f = *state;
+
+    assert_int_equal(log_fixture_append(f, .records = 1), ERR_NONE);
+    pass_seconds(f, 40);
+    assert_null(log_active(f->log)->file);
+    f->t.disk.open = none_to_hold;
+    assert_int_equal(log_fixture_append(f, .records = 1), ERR_KAFKA_STORAGE_ERROR);
+    assert_int_equal(log_fixture_read(f, 0, INT64_MAX, 4096), -ERR_KAFKA_STORAGE_ERROR);
+    assert_null(log_offline_reason(f->log));
+    assert_null(atomic_load(&f->log->dir->offline));
+    f->t.disk.open = disk_posix_ops.open;
+    pass_seconds(f, 1);
+    assert_int_equal(log_fixture_append(f, .records = 1), ERR_NONE);
+    assert_int_equal(log_fixture_read(f, 0, INT64_MAX, 4096), 2);
+}
+
+/* Where descriptors are short, a log that is not in use is synced and closed within seconds. */
+static void crowded_logs_rest_soon(void **state)
+{
+    struct log_fixture *f = *state;
+
+    assert_int_equal(log_fixture_append(f, .records = 1), ERR_NONE);
+    pass_seconds(f, 1); /* it was in use until now */
+    log_dir_crowded(f->log->dir);
+    pass_seconds(f, 3);
+    assert_null(log_active(f->log)->file);
+    assert_int_equal(log_durable_end_offset(f->log), 1);
+    assert_int_equal(log_fixture_append(f, .records = 1), ERR_NONE);
 }
 
 /* ---- producers ---- */
@@ -505,6 +556,8 @@ int main(void)
         TEST(durable_end_follows_sync),
         TEST(failed_sync_takes_the_log_offline),
         TEST(full_disk_refuses_and_resumes),
+        TEST(too_many_open_files_refuse_and_resume),
+        TEST(crowded_logs_rest_soon),
         TEST(retries_are_duplicates),
         TEST(retries_survive_restarts),
         TEST(transactions_hold_the_stable_offset),

@@ -647,6 +647,43 @@ static void torn_tail_is_cut(void **state)
     stop(f);
 }
 
+static void count_open(void *ctx, const struct dir_entry *e)
+{
+    uint64_t *count_and_bytes = ctx;
+
+    if (strncmp(e->name, "open-", 5) == 0) {
+        count_and_bytes[0]++;
+        count_and_bytes[1] += e->size_bytes;
+    }
+}
+
+/* What was made ahead of need goes before libraft reads it: a start after a kill must be short. */
+static void preallocated_zeros_are_given_back(void **state)
+{
+    struct fixture *f = *state;
+    struct raft_files_report r;
+    uint64_t before[2] = {0, 0}, after[2] = {0, 0};
+    struct errmsg why;
+
+    assert_int_equal(start(f), ERR_NONE);
+    create_topics(f, 10);
+    crash(f);
+    assert_int_equal(dir_list(f->env, f->raft_dir, count_open, before, &why), ERR_NONE);
+    assert_int_equal(
+        raft_files_check(
+            &(struct raft_files_options){.env = f->env, .dir = f->raft_dir, .cut_torn = true}, &r,
+            &why),
+        ERR_NONE);
+    assert_int_equal(r.corrupt_count + r.torn_count, 0);
+    assert_int_equal(dir_list(f->env, f->raft_dir, count_open, after, &why), ERR_NONE);
+    assert_true(before[0] > after[0] && before[1] > 1000000);
+    assert_int_equal(after[0], 1);
+    assert_true(after[1] > 8 && after[1] < 100000);
+    assert_int_equal(start(f), ERR_NONE);
+    assert_int_equal(topic_count(f), 10);
+    stop(f);
+}
+
 /* A bad batch with others behind it held what was answered: named with file and offset, never cut
  * but by `fluxmq repair`, which keeps what precedes it. */
 static void corrupt_batch_is_reported_and_repaired(void **state)
@@ -729,6 +766,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(unfinished_formation_begins_anew, setup, teardown),
         cmocka_unit_test_setup_teardown(state_survives_a_kill, setup, teardown),
         cmocka_unit_test_setup_teardown(torn_tail_is_cut, setup, teardown),
+        cmocka_unit_test_setup_teardown(preallocated_zeros_are_given_back, setup, teardown),
         cmocka_unit_test_setup_teardown(corrupt_batch_is_reported_and_repaired, setup, teardown),
         cmocka_unit_test_setup_teardown(corrupt_closed_segment_is_reported_and_repaired, setup,
                                         teardown),
