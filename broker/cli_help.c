@@ -72,7 +72,15 @@ static const char dump_help[] =
     "Usage: fluxmq dump [OPTION]... FILE...\n"
     "\n"
     "Prints files of a partition as Kafka's dump tool does, one line per batch: segments (.log),\n"
-    "indexes (.index, .timeindex, .txnindex) and producer snapshots (.snapshot).\n";
+    "indexes (.index, .timeindex, .txnindex) and producer snapshots (.snapshot).\n"
+    "\n"
+    "  --files A,B             as Kafka's tool takes them; the same as naming them\n"
+    "  --deep-iteration        each record too\n"
+    "  --print-data-log        each record with key and value\n"
+    "  --skip-record-metadata  with it: keys and values alone\n"
+    "  --index-sanity-check    indexes: check instead of print\n"
+    "  --verify-index-only     indexes: hold them against their log, print only what is wrong\n"
+    "  --max-bytes N           of each file\n";
 
 static const char verify_help[] =
     "Usage: fluxmq verify [OPTION]... DIR...\n"
@@ -81,6 +89,11 @@ static const char verify_help[] =
     "of all batches, leader epochs, indexes against logs, producer snapshots. Changes nothing.\n"
     "Prints one line for each finding with file and offset.\n"
     "\n"
+    "  --jobs N      partitions at a time (default: one a core)\n"
+    "  --deep        decompress, and look at each record\n"
+    "  --strict      what a crash leaves, and a start repairs, counts as a finding\n"
+    "  --allow-gaps  offsets may be missing anywhere, not only where the cleaner has been\n"
+    "\n"
     "Exit codes: 0 all is well, 1 findings, 2 usage.\n";
 
 static const char repair_help[] =
@@ -88,6 +101,10 @@ static const char repair_help[] =
     "\n"
     "Prints what would make damaged data directories usable: which files would be cut and where,\n"
     "which set aside, and what would be lost. Does so only when told to.\n"
+    "\n"
+    "  --yes         carry the plan out\n"
+    "  --deep        look for damage as verify --deep does\n"
+    "  --allow-gaps  as for verify\n"
     "\n"
     "Exit codes: 0 nothing to do or done, 1 there is something to do, 2 usage.\n";
 

@@ -37,7 +37,7 @@ from checked_load import Load, Notes, Reader, TopicPlan
 PRODUCERS, PARKED, HALF_OPEN, DEAF = 20, 20, 12, 4
 RATE = 400  # Produce requests a second of all producers
 PARKED_MS = 30000
-MANY = 400  # partitions of a topic whose making takes a while
+MANY = 100  # partitions of a topic; each new one costs a stop two fsyncs
 CLEAN = "stopped cleanly, "
 LOOKED_AT_NONE = ", 0 to look at"
 
