@@ -14,9 +14,12 @@
 
 #include "broker/env_uv.h"
 #include "protocol/base/bytes.h"
+#include "raft-meta/raft_files.h"
 #include "storage/dump.h"
 #include "storage/repair.h"
 #include "storage/verify.h"
+
+#define RAFT_REPAIR_ROUNDS_MAX 8
 
 static int usage(const char *command, const char *what, const char *found)
 {
@@ -354,6 +357,51 @@ static double seconds_now(void)
     return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
 }
 
+/* ---- the quorum's files, which lie in the first log directory ---- */
+
+struct raft_look {
+    char directory[PATH_MAX];
+    struct raft_files_report report;
+};
+
+static void print_raft_finding(void *ctx, const struct raft_finding *f)
+{
+    const struct raft_look *l = ctx;
+
+    printf("%s: %s/%s:%" PRIu64 ": raft file: %s\n",
+           weight_name(f->kind == RAFT_TORN ? FINDING_CRASH : FINDING_DAMAGE), l->directory,
+           f->file, f->offset, f->what);
+}
+
+/* False: the directory's raft files cannot be read. */
+static bool look_at_raft(struct survey *s, const char *log_dir, struct raft_look *l)
+{
+    struct errmsg why = {""};
+    struct raft_files_options o = {
+        .env = s->env, .dir = l->directory, .on_finding = print_raft_finding, .ctx = l};
+
+    (void)snprintf(l->directory, sizeof l->directory, "%s/fluxmq-raft", log_dir);
+    if (raft_files_check(&o, &l->report, &why) == ERR_NONE)
+        return true;
+    fprintf(stderr, "fluxmq: %s\n", why.text);
+    return false;
+}
+
+static bool check_raft(struct survey *s)
+{
+    bool ok = true;
+
+    for (size_t i = 0; i < s->dir_count; i++) {
+        struct raft_look l = {.directory = ""};
+
+        ok = look_at_raft(s, s->dirs[i].path, &l) && ok;
+        s->report.bytes += l.report.bytes_total;
+        s->report.weights[FINDING_DAMAGE] += (uint64_t)l.report.corrupt_count;
+        s->report.weights[FINDING_CRASH] += (uint64_t)l.report.torn_count;
+    }
+    return ok;
+}
+
 static int print_summary(const struct survey *s, double seconds)
 {
     const struct verify_report *r = &s->report;
@@ -421,9 +469,14 @@ int cli_verify(int argc, char **argv)
         code = add_directory(&s, directories[i]) ? EXIT_OK : EXIT_USAGE;
     if (code == EXIT_OK) {
         warn_of_servers(&s);
+
+        bool readable = check_raft(&s);
+
         run_survey(&s);
         print_findings(&s.report);
         code = print_summary(&s, seconds_now() - began);
+        if (!readable)
+            code = EXIT_FINDING;
     }
     survey_deinit(&s);
     free(directories);
@@ -483,6 +536,7 @@ static int check_again(const char *directory, const struct verify_options *o)
     int code = EXIT_USAGE;
 
     if (s.env != NULL && add_directory(&s, directory)) {
+        (void)check_raft(&s);
         run_survey(&s);
         if (s.report.weights[FINDING_DAMAGE] > 0)
             print_findings(&s.report);
@@ -516,11 +570,49 @@ static bool belongs_to_a_directory(struct survey *s, const char *argument)
     return belongs;
 }
 
+static void print_raft_plan(void *ctx, const char *line)
+{
+    (void)ctx;
+    printf("  %s\n", line);
+}
+
+/* What the only voter cannot load would keep its node from starting: it is cut on request. Each
+ * round may uncover the next (a bad snapshot goes before the log behind it). */
+static int repair_raft(struct survey *s, bool yes)
+{
+    int code = EXIT_OK;
+
+    for (size_t i = 0; i < s->dir_count; i++) {
+        struct raft_look l = {.directory = ""};
+        struct raft_files_options o = {.env = s->env, .dir = l.directory};
+        struct errmsg why = {""};
+
+        for (int round = 0; round < RAFT_REPAIR_ROUNDS_MAX; round++) {
+            memset(&l.report, 0, sizeof l.report);
+            if (!look_at_raft(s, s->dirs[i].path, &l))
+                return EXIT_FINDING;
+            if (l.report.corrupt_count == 0)
+                break;
+            printf("%s: what was acknowledged after it is given up: topics, configs, leaders\n",
+                   yes ? "doing" : "plan (carried out with --yes)");
+            code = EXIT_FINDING;
+            if (raft_files_repair(&o, yes, print_raft_plan, &why) != ERR_NONE) {
+                fprintf(stderr, "fluxmq repair: stopped: %s\n", why.text);
+                return EXIT_FINDING;
+            }
+            if (!yes)
+                break;
+            code = EXIT_OK;
+        }
+    }
+    return code;
+}
+
 static int repair_locked(struct survey *s, const char *argument, bool yes)
 {
     struct repair_plan plan = {.v = NULL};
     struct errmsg why = {""};
-    int code = EXIT_OK;
+    int code = repair_raft(s, yes);
 
     make_plan(s, &plan);
     print_plan(&plan, yes);

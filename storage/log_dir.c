@@ -604,6 +604,8 @@ static void queue_removal(struct log_manager *m, const char *path, int64_t delay
     mutex_unlock(&m->lock);
 }
 
+#define KEPT INT64_C(-1) /* instead of a delay */
+
 void log_dir_set_folder_aside(struct log_dir *d, const char *folder, const char *suffix,
                               int64_t delay_ms)
 {
@@ -619,8 +621,10 @@ void log_dir_set_folder_aside(struct log_dir *d, const char *folder, const char 
 
     enum err e = disk_rename(d->env, from, to, &why);
 
-    if (e == ERR_NONE)
+    if (e == ERR_NONE && delay_ms != KEPT)
         queue_removal(d->manager, to, delay_ms);
+    else if (e == ERR_NONE)
+        log_warn(d->logger, "storage", "%s: kept as %s until somebody removes it", folder, name);
     else if (e != ERR_NOT_FOUND)
         log_error(d->logger, "storage", "%s", why.text);
 }
@@ -650,6 +654,30 @@ static enum err make_folder(struct log_dir *d, const struct log_identity *id, st
     return e;
 }
 
+/* The image does not know the log. Its folder is kept until somebody removes it: the image may be
+ * the one that is wrong (a repaired quorum), and what was acknowledged is never dropped for it. */
+static void set_aside(struct log_manager *m, struct log *l)
+{
+    char name[288];
+
+    log_name(l, name);
+    log_warn(m->logger, "storage", "%s is not in the cluster's metadata: set aside", name);
+    mutex_lock(&m->lock);
+    hmap_remove(&m->by_id, &l->by_id);
+    atomic_fetch_sub(&l->dir->log_count, 1);
+    mutex_unlock(&m->lock);
+    mutex_lock(&l->lock);
+    l->closed = true;
+    log_want(l, LOG_WORK_ROOM);
+    mutex_unlock(&l->lock);
+    mutex_lock(&l->structure);
+    log_dir_set_folder_aside(l->dir, name, "-stray", KEPT);
+    mutex_unlock(&l->structure);
+    log_kick(l);
+    log_leave_lists(l);
+    log_unref(l); /* the table's */
+}
+
 /* Folders of this name that belong to nobody, or to an earlier topic, make way. */
 static void clear_name(struct log_manager *m, const struct log_identity *id)
 {
@@ -660,14 +688,13 @@ static void clear_name(struct log_manager *m, const struct log_identity *id)
     (void)snprintf(folder, sizeof folder, "%s-%d", id->topic, id->partition);
     for (size_t i = 0; i < count; i++) {
         if (strcmp(all[i]->id.topic, id->topic) == 0 && all[i]->id.partition == id->partition)
-            log_manager_delete(m, all[i]);
+            set_aside(m, all[i]);
         log_unref(all[i]);
     }
     free(all);
     for (int i = 0; i < m->dir_count; i++) {
         if (atomic_load(&m->dirs[i].offline) == NULL)
-            log_dir_set_folder_aside(&m->dirs[i], folder, "-stray",
-                                     m->options.default_config.file_delete_delay_ms);
+            log_dir_set_folder_aside(&m->dirs[i], folder, "-stray", KEPT);
     }
 }
 
@@ -781,28 +808,10 @@ void log_manager_set_aside_strays(struct log_manager *m,
 {
     size_t count;
     struct log **all = log_manager_all(m, &count);
-    char name[288];
 
     for (size_t i = 0; i < count; i++) {
-        if (!keep(ctx, &all[i]->id)) {
-            log_name(all[i], name);
-            log_warn(m->logger, "storage", "%s is not in the cluster's metadata: set aside", name);
-            mutex_lock(&m->lock);
-            hmap_remove(&m->by_id, &all[i]->by_id);
-            atomic_fetch_sub(&all[i]->dir->log_count, 1);
-            mutex_unlock(&m->lock);
-            mutex_lock(&all[i]->lock);
-            all[i]->closed = true;
-            log_want(all[i], LOG_WORK_ROOM);
-            mutex_unlock(&all[i]->lock);
-            mutex_lock(&all[i]->structure);
-            log_dir_set_folder_aside(all[i]->dir, name, "-stray",
-                                     all[i]->config.file_delete_delay_ms);
-            mutex_unlock(&all[i]->structure);
-            log_kick(all[i]);
-            log_leave_lists(all[i]);
-            log_unref(all[i]);
-        }
+        if (!keep(ctx, &all[i]->id))
+            set_aside(m, all[i]);
         log_unref(all[i]);
     }
     free(all);

@@ -9,14 +9,13 @@
  * Invariants
  *  D1  A directory whose lock is held by another process is never touched.
  *  D2  The clean-shutdown marker is deleted, and the deletion synced, before anything is written.
- *  D3  A partition folder whose topic id is not the image's is set aside (-stray), never re-used
- *      [H19]; partition.metadata and its directory entries are synced before the log's
- *      durable end first moves (three syncs before each first append would cost minutes for
- *      10,000 partitions, and nothing that is not durable has been promised).
- *  D4  Below the reserve (log.dir.reserve.bytes) appends are refused while reads, deletion and
- *      checkpoints go on; writing resumes by itself (P10, [H8]).
- *  D5  One bad file takes its partition offline, one failed directory its partitions; never the
- *      process.
+ *  D3  A partition folder whose topic id is not the image's is set aside (-stray), kept, never
+ * re-used [H19]; partition.metadata and its directory entries are synced before the log's durable
+ * end first moves (three syncs before each first append would cost minutes for 10,000 partitions,
+ * and nothing that is not durable has been promised). D4  Below the reserve (log.dir.reserve.bytes)
+ * appends are refused while reads, deletion and checkpoints go on; writing resumes by itself (P10,
+ * [H8]). D5  One bad file takes its partition offline, one failed directory its partitions; never
+ * the process.
  *
  * Thread: any. [pool] as in env.h.
  */

@@ -92,6 +92,7 @@ struct partition_facts {
     int64_t start_offset;   /* -1: no line */
     int64_t high_watermark; /* -1: no line */
     int64_t first_dirty;    /* gaps are legal below; 0: the cleaner never was here */
+    bool ours;              /* the directory is fluxmq's */
     bool has_topic_id;      /* of fluxmq-clean-state */
     struct uuid topic_id;
 };
@@ -126,6 +127,7 @@ struct clean_identity {
 struct log_dir_facts {
     char *path;
     bool is_log_dir; /* it has meta.properties or a checkpoint */
+    bool ours;       /* fluxmq's, by its fluxmq-format */
     bool clean;
     bool has_clean_state; /* then only the partitions in it were stopped cleanly */
     bool has_meta;

@@ -266,6 +266,7 @@ static void read_format(struct log_dir_facts *f, struct env *env, struct verify_
 
     uint8_t *p = slurp(env, path, &size, r);
 
+    f->ours = p != NULL;
     if (p != NULL && (size != sizeof expected - 1 || memcmp(p, expected, size) != 0))
         verify_report_add(r, FINDING_META_PROPERTIES, FINDING_DAMAGE, path, 0, -1, -1,
                           "expected one line, version=1");
@@ -317,6 +318,9 @@ static bool ends_with(const char *name, const char *suffix)
 
 static const char *stray_reason(const struct dir_entry *e)
 {
+    if (strcmp(e->name, "fluxmq-raft") == 0 || strcmp(e->name, "fluxmq-raft.ballast") == 0)
+        return NULL; /* the quorum's: whoever knows it looks at it */
+
     static const char *const files[] = {"meta.properties",      ".lock",
                                         ".kafka_cleanshutdown", "fluxmq-clean-state",
                                         "fluxmq-format",        "bootstrap.checkpoint"};
@@ -406,6 +410,7 @@ void log_dir_facts_of(const struct log_dir_facts *f, const char *topic, int32_t 
 
     *out = (struct partition_facts){
         .known = f->is_log_dir && !metadata_log,
+        .ours = f->ours,
         .clean = f->clean && !f->has_clean_state,
         .recovery_point = checkpoint_find(&f->checkpoints[CHECKPOINT_RECOVERY], topic, partition),
         .high_watermark =

@@ -31,7 +31,7 @@ struct walk {
     int32_t complained_epoch, complained_expected; /* one finding for each run of batches */
     bool ended;                                    /* torn: nothing behind counts */
     bool whole;                                    /* no fault so far that hides batches */
-    bool last_segment;
+    bool last_segment, only_segment;
     int64_t next_base; /* of the segment behind, INT64_MAX */
 
     struct leader_epochs epochs;

@@ -237,6 +237,22 @@ static bool keep_none(void *ctx, const struct log_identity *id)
     return false;
 }
 
+static void count_stray(void *ctx, const struct dir_entry *e)
+{
+    size_t n = strlen(e->name);
+
+    *(int *)ctx += n > 6 && strcmp(e->name + n - 6, "-stray") == 0;
+}
+
+static int count_strays(struct log_fixture *f)
+{
+    struct errmsg why;
+    int n = 0;
+
+    assert_int_equal(dir_list(&f->t.env, f->dir, count_stray, &n, &why), ERR_NONE);
+    return n;
+}
+
 /* D3: what the image does not know is set aside, and its name can be used again. */
 static void strays_are_set_aside(void **state)
 {
@@ -251,6 +267,9 @@ static void strays_are_set_aside(void **state)
     f->id.topic_id.b[0]++;
     assert_int_equal(log_manager_create(f->manager, &f->id, &f->config, &f->log, &why), ERR_NONE);
     assert_int_equal(log_end_offset(f->log), 0);
+    test_env_advance_ms(&f->t, 10 * f->config.file_delete_delay_ms);
+    (void)test_env_run(&f->t);
+    assert_int_equal(count_strays(f), 1); /* nobody but the operator removes it */
 }
 
 /* A folder that nobody can name is left alone, and makes way when its name is needed. */
