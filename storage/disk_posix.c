@@ -47,6 +47,9 @@ struct posix_file {
     struct mutex lock;                   /* of the window table */
     struct window *windows[WINDOWS_MAX]; /* oldest first */
     int window_count;
+    /* What came since room was made last, by either way: decides whether the next step is mapped.
+     */
+    _Atomic uint64_t bytes_copied, bytes_pwritten;
 };
 
 struct posix_view {
@@ -280,6 +283,16 @@ static int allocate(int fd, int mode, uint64_t begin, uint64_t end)
     return r;
 }
 
+/* Large batches go by pwrite, which needs no mapping: to populate one for them would zero every
+ * page for nothing (measured: half of the CPU of such a load). */
+static bool is_written_in_large_pieces(struct posix_file *f)
+{
+    uint64_t copied = atomic_exchange_explicit(&f->bytes_copied, 0, memory_order_relaxed);
+    uint64_t pwritten = atomic_exchange_explicit(&f->bytes_pwritten, 0, memory_order_relaxed);
+
+    return pwritten / 4 > copied;
+}
+
 static enum err posix_ready(struct file *file, uint64_t end, struct errmsg *why)
 {
     struct posix_file *f = posix(file);
@@ -289,7 +302,8 @@ static enum err posix_ready(struct file *file, uint64_t end, struct errmsg *why)
         return ERR_NONE;
 
     /* An unmapped step leaves the file's size alone: it then ends with its last record. */
-    bool map = end - begin > DISK_STEP_UNMAPPED_BYTES && !f->no_fallocate;
+    bool map = !is_written_in_large_pieces(f) && end - begin > DISK_STEP_UNMAPPED_BYTES &&
+               !f->no_fallocate;
 
     if (!f->no_fallocate && allocate(f->fd, map ? 0 : FALLOC_FL_KEEP_SIZE, begin, end) != 0) {
         if (errno != EOPNOTSUPP && errno != ENOSYS)
@@ -348,11 +362,15 @@ static enum err posix_write(struct file *file, uint64_t offset, const void *p, s
     if (w != NULL) {
         memcpy(w->base + (offset - w->begin), p, size);
         window_unref(w);
+        atomic_fetch_add_explicit(&f->bytes_copied, size, memory_order_relaxed);
     } else {
         enum err e = write_at(f, offset, p, size, why);
 
         if (e != ERR_NONE)
             return e;
+        /* A small one that found no window wants one next time. */
+        atomic_fetch_add_explicit(size < MEMCPY_BELOW_BYTES ? &f->bytes_copied : &f->bytes_pwritten,
+                                  size, memory_order_relaxed);
     }
 
     uint64_t end = offset + size;
