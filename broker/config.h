@@ -183,9 +183,6 @@ MUST_USE enum err config_check_group(const struct config *c, const struct image 
 MUST_USE enum err config_check_metrics(const struct config_entry *entries, int32_t count,
                                        struct errmsg *why);
 
-/* Kafka's rules for the names of topics, in its words. */
-bool config_topic_name_is_bad(struct str name, struct errmsg *why);
-
 /* One change that AlterConfigs or IncrementalAlterConfigs asks for. */
 struct config_op {
     struct str key, value; /* value null: allowed for CONFIG_OP_DELETE alone */

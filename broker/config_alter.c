@@ -10,11 +10,6 @@
 
 #include "raft-meta/fsm.h"
 
-bool config_topic_name_is_bad(struct str name, struct errmsg *why)
-{
-    return topic_name_is_bad(name, why);
-}
-
 static int by_key(const void *a, const void *b)
 {
     return str_cmp((*(const struct config_op *const *)a)->key,

@@ -7,6 +7,7 @@
 #include "broker/handlers/admin.h"
 #include "broker/handlers/handlers.h"
 #include "broker/node.h"
+#include "raft-meta/fsm.h"
 
 /* What one resource needs while it is being described: every broker key, all synonyms. */
 #define SCRATCH_BYTES_MAX ((size_t)4 * 1024 * 1024)
@@ -149,8 +150,7 @@ static bool describe(struct request *r,
     out->resource_name = in->resource_name;
     if (in->resource_type == CONFIG_BROKER_LOGGER && is_this_node(r, in->resource_name))
         return describe_logger(r, in, out);
-    if (in->resource_type == CONFIG_TOPIC &&
-        config_topic_name_is_bad(in->resource_name, &bad_name)) {
+    if (in->resource_type == CONFIG_TOPIC && topic_name_is_bad(in->resource_name, &bad_name)) {
         refuse(out, ERR_INVALID_TOPIC_EXCEPTION, request_text(r, "%s", bad_name.text));
         return true;
     }

@@ -8,6 +8,7 @@
 #include "broker/handlers/admin.h"
 #include "broker/handlers/handlers.h"
 #include "broker/node.h"
+#include "raft-meta/fsm.h"
 
 #define AUTO_CREATE_TIMEOUT_MS 5000
 
@@ -156,16 +157,9 @@ static bool wants_all(const struct request *r)
 
 static bool topic_name_ok(struct str name)
 {
-    if (name.len <= 0 || name.len > 249 || str_eq_lit(name, ".") || str_eq_lit(name, ".."))
-        return false;
-    for (int32_t k = 0; k < name.len; k++) {
-        char c = name.ptr[k];
+    struct errmsg ignored;
 
-        if (!((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
-              c == '.' || c == '_' || c == '-'))
-            return false;
-    }
-    return true;
+    return !topic_name_is_bad(name, &ignored);
 }
 
 /* One topic that the client named. */
@@ -317,10 +311,9 @@ static bool may_create(const struct image *i,
                        const struct metadata_request_metadata_request_topic *t)
 {
     return !str_is_null(t->name) && topic_name_ok(t->name) && image_topic(i, t->name) == NULL &&
-           !(t->name.len >= 2 && t->name.ptr[0] == '_' && t->name.ptr[1] == '_' &&
-             (str_eq_lit(t->name, "__cluster_metadata") ||
-              str_eq_lit(t->name, "__consumer_offsets") ||
-              str_eq_lit(t->name, "__transaction_state")));
+           !str_eq_lit(t->name, "__cluster_metadata") &&
+           !str_eq_lit(t->name, "__consumer_offsets") &&
+           !str_eq_lit(t->name, "__transaction_state");
 }
 
 /* NULL: nothing to create, or no memory for it. */
@@ -419,11 +412,6 @@ static bool describe_topic(
     return true;
 }
 
-static int compare_names(const void *a, const void *b)
-{
-    return str_cmp(*(const struct str *)a, *(const struct str *)b);
-}
-
 /* The names to describe, sorted, each once: those asked for, or all, from the cursor on. */
 static bool names_to_describe(struct request *r, const struct image *i, struct str **names,
                               int32_t *count)
@@ -443,7 +431,8 @@ static bool names_to_describe(struct request *r, const struct image *i, struct s
     } else {
         for (; n < max; n++)
             v[n] = in->topics.v[n].name;
-        qsort(v, (size_t)n, sizeof *v, compare_names);
+        if (!admin_sorted_names(r, v, n, &v))
+            return false;
     }
     for (int32_t k = 0; k < n; k++)
         if (str_cmp(v[k], from) >= 0 && (kept == 0 || !str_eq(v[kept - 1], v[k])))

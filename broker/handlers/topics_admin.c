@@ -358,24 +358,66 @@ static void on_topics_deleted(struct request *r)
     admin_send_when_followed(r);
 }
 
-/* v6+ names topics by name or id; before, a list of names. */
-static bool deletion_item(const struct delete_topics_request *in, int16_t version, int32_t i,
-                          struct str *name, struct uuid *id)
+/* What a DeleteTopics request names, sorted, for finding what it names twice: ids as bytes. */
+struct deletions {
+    struct str *names, *ids;
+    int32_t name_count, id_count;
+};
+
+static int32_t deletion_count(const struct request *r)
 {
-    memset(id, 0, sizeof *id);
-    *name = version >= 6 ? in->topics.v[i].name : in->topic_names.v[i];
-    if (version >= 6)
-        *id = in->topics.v[i].topic_id;
-    return true;
+    const struct delete_topics_request *in = r->body;
+
+    return MAX(r->version >= 6 ? in->topics.n : in->topic_names.n, 0);
 }
 
-static enum err check_deletion(const struct request *r, const struct delete_topics_request *in,
-                               int32_t n, int32_t i, const char **why)
+/* v6+ names topics by name or id; before, a list of names. */
+static void deletion_item(const struct request *r, int32_t i, struct str *name, struct uuid *id)
 {
-    struct str name, other;
-    struct uuid id, other_id;
+    const struct delete_topics_request *in = r->body;
 
-    deletion_item(in, r->version, i, &name, &id);
+    memset(id, 0, sizeof *id);
+    *name = r->version >= 6 ? in->topics.v[i].name : in->topic_names.v[i];
+    if (r->version >= 6)
+        *id = in->topics.v[i].topic_id;
+}
+
+static struct str id_bytes(const struct uuid *id)
+{
+    return (struct str){(const char *)id->b, (int32_t)sizeof id->b};
+}
+
+static bool collect_deletions(struct request *r, struct deletions *d)
+{
+    const struct delete_topics_request *in = r->body;
+    int32_t n = deletion_count(r);
+    struct str *names = arena_array(&r->arena, (size_t)n + 1, sizeof *names);
+    struct str *ids = arena_array(&r->arena, (size_t)n + 1, sizeof *ids);
+
+    *d = (struct deletions){.name_count = 0};
+    if (names == NULL || ids == NULL)
+        return false;
+    for (int32_t i = 0; i < n; i++) {
+        struct str name;
+        struct uuid id;
+
+        deletion_item(r, i, &name, &id);
+        if (!str_is_null(name))
+            names[d->name_count++] = name;
+        if (!uuid_is_zero(&id))
+            ids[d->id_count++] = id_bytes(&in->topics.v[i].topic_id);
+    }
+    return admin_sorted_names(r, names, d->name_count, &d->names) &&
+           admin_sorted_names(r, ids, d->id_count, &d->ids);
+}
+
+static enum err check_deletion(const struct request *r, const struct deletions *all, int32_t i,
+                               const char **why)
+{
+    struct str name;
+    struct uuid id;
+
+    deletion_item(r, i, &name, &id);
     if (!str_is_null(name) && !uuid_is_zero(&id)) {
         *why = "You may not specify both topic name and topic id.";
         return ERR_INVALID_REQUEST;
@@ -384,16 +426,13 @@ static enum err check_deletion(const struct request *r, const struct delete_topi
         *why = "Neither topic name nor id were specified.";
         return ERR_INVALID_REQUEST;
     }
-    for (int32_t k = 0; k < n; k++) {
-        deletion_item(in, r->version, k, &other, &other_id);
-        if (k != i && !str_is_null(name) && str_eq(name, other)) {
-            *why = "Duplicate topic name.";
-            return ERR_INVALID_REQUEST;
-        }
-        if (k != i && str_is_null(name) && uuid_eq(&id, &other_id)) {
-            *why = "Duplicate topic id.";
-            return ERR_INVALID_REQUEST;
-        }
+    if (!str_is_null(name) && admin_is_duplicate(all->names, all->name_count, name)) {
+        *why = "Duplicate topic name.";
+        return ERR_INVALID_REQUEST;
+    }
+    if (str_is_null(name) && admin_is_duplicate(all->ids, all->id_count, id_bytes(&id))) {
+        *why = "Duplicate topic id.";
+        return ERR_INVALID_REQUEST;
     }
     if (admin_has_nul(name)) {
         *why = "This server does not host this topic-partition.";
@@ -406,14 +445,14 @@ static enum err check_deletion(const struct request *r, const struct delete_topi
     return ERR_NONE;
 }
 
-/* Checking for duplicates is quadratic: more in one request is no one's honest work. */
 #define DELETIONS_MAX 10000
 
 void handle_delete_topics(struct request *r)
 {
     const struct delete_topics_request *in = r->body;
-    int32_t n = MAX(r->version >= 6 ? in->topics.n : in->topic_names.n, 0);
+    int32_t n = deletion_count(r);
     struct delete_topics_response *out = request_response(r);
+    struct deletions all;
     MetaCommand *command = command_new(r);
     MetaDeleteTopics *delete = arena_alloc(&r->arena, sizeof *delete);
     struct pending *p = pending_new(r, n);
@@ -423,7 +462,7 @@ void handle_delete_topics(struct request *r)
         return;
     }
     REQUEST_ARRAY(r, out->responses, n, delete_topics_response_deletable_topic_result);
-    if (command == NULL || delete == NULL || p == NULL) {
+    if (command == NULL || delete == NULL || p == NULL || !collect_deletions(r, &all)) {
         request_overflow(r);
         return;
     }
@@ -438,8 +477,8 @@ void handle_delete_topics(struct request *r)
             request_overflow(r);
             return;
         }
-        deletion_item(in, r->version, i, &t->name, &t->topic_id);
-        t->error_code = err_to_wire(check_deletion(r, in, n, i, &why));
+        deletion_item(r, i, &t->name, &t->topic_id);
+        t->error_code = err_to_wire(check_deletion(r, &all, i, &why));
         t->error_message = admin_message(r, why);
         if (t->error_code != ERR_NONE)
             continue;
