@@ -64,6 +64,8 @@ struct uv_env_loop {
     void *start_ctx;
     uv_sem_t started;
     struct message stop_message;
+    int attempts;  /* connections on their way, cancelled ones included */
+    bool stopping; /* when the last of them has ended */
     char name[16];
 };
 
@@ -398,6 +400,9 @@ static void on_stop_message(struct message *m)
 {
     struct uv_env_loop *l = CONTAINER_OF(m, struct uv_env_loop, stop_message);
 
+    l->stopping = true;
+    if (l->attempts > 0)
+        return;
     uv_close((uv_handle_t *)&l->wake, NULL);
     uv_close((uv_handle_t *)&l->prepare, NULL);
     uv_close((uv_handle_t *)&l->check, NULL);
@@ -421,6 +426,9 @@ static void uv_loop_stop(struct loop *loop)
 static enum err uv_listen_(struct loop *loop, const struct listen_options *o, struct listener **out,
                            struct errmsg *why);
 
+static void uv_connect(struct loop *loop, struct connecting *c);
+static void uv_connect_cancel(struct loop *loop, struct connecting *c);
+
 static const struct loop_ops uv_loop_ops = {
     .stop = uv_loop_stop,
     .post = uv_loop_post,
@@ -432,6 +440,8 @@ static const struct loop_ops uv_loop_ops = {
     .timer_stop = uv_timer_stop_,
     .timer_is_set = uv_timer_is_set_,
     .listen = uv_listen_,
+    .connect = uv_connect,
+    .connect_cancel = uv_connect_cancel,
 };
 
 static enum err env_uv_loop_new(struct env *env, const char *name,
@@ -843,6 +853,176 @@ static enum err uv_listen_(struct loop *loop, const struct listen_options *o, st
     CHECK(uv_poll_start(&l->poll, UV_READABLE, on_connection) == 0);
     *out = &l->listener;
     return ERR_NONE;
+}
+
+/* ---- connecting: the name is resolved on the pool, then each address is tried in turn ---- */
+
+struct attempt {
+    struct connecting *c; /* NULL: cancelled */
+    struct loop *loop;
+    struct job resolve;
+    char host[256], port[16];
+    struct addrinfo *found, *next;
+    uv_poll_t poll;
+    int fd; /* being connected; -1: none */
+    struct loop_timer deadline;
+    bool refused, unclear; /* some address was refused; some failed in another way */
+};
+
+static void attempt_free(struct attempt *a)
+{
+    struct uv_env_loop *l = loop_of(a->loop);
+
+    if (a->found != NULL)
+        freeaddrinfo(a->found);
+    free(a);
+    if (--l->attempts == 0 && l->stopping)
+        on_stop_message(&l->stop_message);
+}
+
+/* Ends it; the attempt lives on until libuv has let go of the poll. */
+static void attempt_end(struct attempt *a, enum err err, struct stream *s)
+{
+    struct connecting *c = a->c;
+
+    loop_timer_stop(&a->deadline);
+    a->c = NULL;
+    if (c != NULL) {
+        c->attempt = NULL;
+        c->done(c, err, s);
+    } else if (s != NULL) {
+        stream_close(s);
+    }
+}
+
+/* An address of a family that this machine does not have says nothing about the other one. */
+static void attempt_failed(struct attempt *a, int error)
+{
+    if (error == ECONNREFUSED)
+        a->refused = true;
+    else if (error != EADDRNOTAVAIL && error != EAFNOSUPPORT && error != ENETUNREACH)
+        a->unclear = true;
+}
+
+static void attempt_next(struct attempt *a);
+
+static void on_failed_poll_closed(uv_handle_t *h)
+{
+    struct attempt *a = h->data;
+
+    close(a->fd);
+    a->fd = -1;
+    turn_enter(loop_of(a->loop));
+    attempt_next(a);
+}
+
+static void on_good_poll_closed(uv_handle_t *h)
+{
+    struct attempt *a = h->data;
+    struct sockaddr_storage to = {0};
+    int fd = a->fd;
+
+    memcpy(&to, a->next->ai_addr, a->next->ai_addrlen);
+    a->fd = -1;
+    turn_enter(loop_of(a->loop));
+    if (a->c == NULL)
+        close(fd);
+    else
+        attempt_end(a, ERR_NONE, stream_new(fd, &to));
+    attempt_free(a);
+}
+
+static void on_connect_poll(uv_poll_t *h, int status, int events)
+{
+    struct attempt *a = h->data;
+    int error = 0;
+    socklen_t size = sizeof error;
+
+    (void)events;
+    turn_enter(loop_of(a->loop));
+    if (getsockopt(a->fd, SOL_SOCKET, SO_ERROR, &error, &size) != 0 || (status < 0 && error == 0))
+        error = ECONNRESET;
+    if (error != 0)
+        attempt_failed(a, error);
+    uv_close((uv_handle_t *)h, error == 0 ? on_good_poll_closed : on_failed_poll_closed);
+}
+
+/* Tries the address after `next`, or ends. */
+static void attempt_next(struct attempt *a)
+{
+    while (a->c != NULL && (a->next = a->next == NULL ? a->found : a->next->ai_next) != NULL) {
+        a->fd = socket(a->next->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+        if (a->fd >= 0 &&
+            (connect(a->fd, a->next->ai_addr, a->next->ai_addrlen) == 0 || errno == EINPROGRESS)) {
+            CHECK(uv_poll_init(&loop_of(a->loop)->uv, &a->poll, a->fd) == 0);
+            a->poll.data = a;
+            CHECK(uv_poll_start(&a->poll, UV_WRITABLE, on_connect_poll) == 0);
+            return;
+        }
+        attempt_failed(a, errno);
+        if (a->fd >= 0)
+            close(a->fd);
+        a->fd = -1;
+    }
+    attempt_end(a, a->refused && !a->unclear ? ERR_REFUSED : ERR_CLOSED, NULL);
+    attempt_free(a);
+}
+
+/* Later than the present turn: what it frees may be in use by it. */
+static void attempt_abandon(struct attempt *a)
+{
+    if (a->fd >= 0 && !uv_is_closing((uv_handle_t *)&a->poll))
+        uv_close((uv_handle_t *)&a->poll, on_failed_poll_closed);
+}
+
+static void on_connect_deadline(struct loop_timer *t)
+{
+    struct attempt *a = CONTAINER_OF(t, struct attempt, deadline);
+
+    attempt_end(a, ERR_TIMED_OUT, NULL);
+    attempt_abandon(a); /* or its resolving ends it */
+}
+
+static void attempt_resolve(struct job *j)
+{
+    struct attempt *a = CONTAINER_OF(j, struct attempt, resolve);
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV};
+
+    if (getaddrinfo(a->host, a->port, &hints, &a->found) != 0)
+        a->found = NULL;
+}
+
+static void on_resolved(struct job *j)
+{
+    attempt_next(CONTAINER_OF(j, struct attempt, resolve));
+}
+
+static void uv_connect(struct loop *loop, struct connecting *c)
+{
+    struct attempt *a = xcalloc(1, sizeof *a);
+
+    loop_of(loop)->attempts++;
+    c->attempt = a;
+    a->c = c;
+    a->loop = loop;
+    a->fd = -1;
+    (void)snprintf(a->host, sizeof a->host, "%s", c->host);
+    (void)snprintf(a->port, sizeof a->port, "%d", c->port);
+    a->resolve = (struct job){.work = attempt_resolve, .report_to = loop, .done = on_resolved};
+    loop_timer_init(&a->deadline, loop, on_connect_deadline);
+    loop_timer_set(&a->deadline, c->deadline_ns);
+    env_pool_submit(loop->env, JOB_SHORT, &a->resolve);
+}
+
+static void uv_connect_cancel(struct loop *loop, struct connecting *c)
+{
+    struct attempt *a = c->attempt;
+
+    (void)loop;
+    c->attempt = NULL;
+    a->c = NULL;
+    loop_timer_stop(&a->deadline);
+    attempt_abandon(a);
 }
 
 /* ---- the env ---- */

@@ -130,6 +130,18 @@ void listener_close(struct listener *l)
     l->ops->close(l);
 }
 
+void loop_connect(struct loop *loop, struct connecting *c)
+{
+    c->loop = loop;
+    loop->ops->connect(loop, c);
+}
+
+void loop_connect_cancel(struct connecting *c)
+{
+    if (c->attempt != NULL)
+        c->loop->ops->connect_cancel(c->loop, c);
+}
+
 void stream_attach(struct stream *s, struct loop *loop,
                    void (*on_event)(struct stream *s, unsigned events), void *ctx)
 {

@@ -154,6 +154,24 @@ const char *stream_peer(const struct stream *s);
 const char *stream_peer_host(const struct stream *s);
 void stream_close(struct stream *s); /* and frees it; also for one that was never attached */
 
+/* A connection on its way to host:port. The caller owns it and sets the first part. */
+struct connecting {
+    const char *host; /* a name or an address; valid until loop_connect() returns */
+    int port;
+    uint64_t deadline_ns;
+    /* Once, on the loop, never inside loop_connect(): a stream to attach or close; or why there is
+     * none: ERR_REFUSED (that machine said that nobody listens there: evidence [H9]),
+     * ERR_TIMED_OUT, ERR_CLOSED (unreachable, reset, no such name). */
+    void (*done)(struct connecting *c, enum err err, struct stream *s);
+    struct loop *loop; /* internal, as is the next */
+    void *attempt;     /* NULL when nothing is on its way */
+};
+
+/* On the loop's own thread. */
+void loop_connect(struct loop *loop, struct connecting *c);
+/* done() will not run. Harmless when it has. */
+void loop_connect_cancel(struct connecting *c);
+
 /* ---- the disk ----
  *
  * Storage never writes through a pointer: the disk decides memcpy or pwrite, map or sendfile.
@@ -273,6 +291,8 @@ struct loop_ops {
     bool (*timer_is_set)(const struct loop_timer *t);
     enum err (*listen)(struct loop *loop, const struct listen_options *o, struct listener **out,
                        struct errmsg *why);
+    void (*connect)(struct loop *loop, struct connecting *c);
+    void (*connect_cancel)(struct loop *loop, struct connecting *c);
 };
 
 struct listener {

@@ -42,6 +42,10 @@ const char *err_name(enum err e)
         return "CORRUPT";
     case ERR_NO_DESCRIPTORS:
         return "NO_DESCRIPTORS";
+    case ERR_REFUSED:
+        return "REFUSED";
+    case ERR_TIMED_OUT:
+        return "TIMED_OUT";
     }
     return "UNKNOWN";
 }
@@ -67,6 +71,8 @@ int16_t err_to_wire(enum err e)
     case ERR_EXISTS:
     case ERR_CLOSED:
     case ERR_CONFIG:
+    case ERR_REFUSED:
+    case ERR_TIMED_OUT:
         break;
     }
     return ERR_UNKNOWN_SERVER_ERROR;

@@ -169,6 +169,8 @@ enum err {
     ERR_CONFIG = -109,         /* a configuration that must not start a server (exit code 2) */
     ERR_CORRUPT = -110,        /* bytes on disk that were whole once and are not any more */
     ERR_NO_DESCRIPTORS = -111, /* too many files are open; passes when others are closed */
+    ERR_REFUSED = -112,        /* nobody listens there */
+    ERR_TIMED_OUT = -113,      /* a local deadline passed */
 };
 
 /* A sentence for an operator, truncated to fit. An empty one means nobody had to say anything. */

@@ -27,8 +27,10 @@ SUPPORT = os.path.join(HERE, "..", "support")
 sys.path.insert(0, SUPPORT)
 from broker import Broker, add_broker_options, broker_choice  # noqa: E402
 
-# Files whose bytes nobody reads: deleted ones that wait to go, and the lock, which is only held.
-NOT_DATA = (".deleted", ".cut", ".lock")
+# Files whose bytes nobody reads: deleted ones that wait to go, the lock, which is only held, and the
+# room that is kept for the quorum.
+NOT_DATA = (".deleted", ".cut", ".lock", ".ballast")
+RAFT = "fluxmq-raft"
 # KRaft's own state: fluxmq never reads it.
 NOT_OURS = ("__cluster_metadata-0", "bootstrap.checkpoint")
 
@@ -179,7 +181,7 @@ def ends_at(path, offset):
 def files_of(data):
     out = []
     for folder, dirs, names in os.walk(data):
-        dirs[:] = sorted(d for d in dirs if d not in NOT_OURS and not d.startswith("raft"))
+        dirs[:] = sorted(d for d in dirs if d not in NOT_OURS)
         for name in sorted(names):
             path = os.path.join(folder, name)
             if not name.endswith(NOT_DATA) and name not in NOT_OURS and os.path.getsize(path) > 0:
@@ -210,13 +212,15 @@ def make_data(options):
 
 def kind_of(path):
     name = os.path.basename(path)
+    if os.path.basename(os.path.dirname(path)) == RAFT:
+        return RAFT
     return name if "." not in name[1:] or not name[0].isdigit() else os.path.splitext(name)[1]
 
 
 def found(binary, change, data):
     """A partition is asked alone first, which is quicker; the whole directory has the last word."""
     folder = os.path.dirname(change.path)
-    for path in ([folder] if folder != data else []) + [data]:
+    for path in ([folder] if folder != data and kind_of(change.path) != RAFT else []) + [data]:
         run = verify(binary, path)
         if run.returncode not in (0, 1):
             raise SystemExit("verify ended with %d over %s:\n%s" % (run.returncode, change,

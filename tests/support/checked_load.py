@@ -98,9 +98,10 @@ class Notes:
         self.violations.append(text)
 
     def plant(self, rng):
-        """Self-test: falsifies one note, so that a checker that works must complain."""
+        """Self-test: falsifies one note, so that a checker that works must complain. Of a topic whose
+        start nothing moves: what is deleted there by now, no reader would miss."""
         acked = [(p, e) for p in self.partitions for e in p.sent.values()
-                 if e.acked and e.base >= p.verified - 1000]
+                 if e.acked and p.plan.start is None]
         partition, entry = rng.choice(acked)
         lie = rng.choice(["offset", "content", "lost", "duplicate"])
         if lie == "offset":
