@@ -304,6 +304,8 @@ static const uint8_t *read_pointer(struct reader *r, const uint8_t *at, const st
                                    void *p);
 static const uint8_t *read_struct(struct reader *r, const uint8_t *at, const struct codec_struct *d,
                                   void *out);
+static const uint8_t *read_structs(struct reader *r, const uint8_t *at, const struct codec_field *f,
+                                   bool compact, void *p);
 
 #define NEED(count)                                                                                \
     do {                                                                                           \
@@ -359,43 +361,48 @@ static ALWAYS_INLINE const uint8_t *read_value(struct reader *r, const uint8_t *
         at = read_sized(r, at, f, is_element, compact, 4, INT32_MAX, &sized);
         *(struct records *)p = (struct records){sized.ptr, sized.len, NULL};
         return at;
-    case CODEC_STRUCT:
+    case CODEC_STRUCT: /* never an element: read_structs() */
         return read_struct(r, at, f->of, p);
     case CODEC_NULLABLE_STRUCT:
         return read_pointer(r, at, f, p);
     default:
-        return read_array(r, at, f, compact, p);
+        return f->element == CODEC_STRUCT ? read_structs(r, at, f, compact, p)
+                                          : read_array(r, at, f, compact, p);
     }
 }
 
 /* The count is held against what is left of the input and against CODEC_ARRAY_MAX before memory is
  * asked for; the arena's budget bounds structs that are much larger than their wire form. */
+static ALWAYS_INLINE const uint8_t *read_count(struct reader *r, const uint8_t *at,
+                                               const struct codec_field *f, bool compact,
+                                               size_t wire_min, size_t size, void *p, char **v,
+                                               int32_t *count)
+{
+    *v = NULL;
+    at = read_length(r, at, f, false, compact, 4, count);
+    if (UNLIKELY(at == NULL))
+        return NULL;
+    if (*count > 0) {
+        if (UNLIKELY(*count > CODEC_ARRAY_MAX || (uint64_t)*count * wire_min > left(r, at)))
+            return fail(r, ERR_MALFORMED);
+        *v = arena_array(r->arena, (size_t)*count, size);
+        if (UNLIKELY(*v == NULL))
+            return fail(r, ERR_TOO_LARGE);
+    }
+    store_array(p, *v, *count);
+    return at;
+}
+
 static const uint8_t *read_array(struct reader *r, const uint8_t *at, const struct codec_field *f,
                                  bool compact, void *p)
 {
-    size_t wire_min = f->of != NULL ? f->of->wire_min : wire_min_of_type[f->element];
-    size_t size = element_size(f);
+    size_t size = size_of_type[f->element];
     int32_t count = 0;
+    char *v;
 
-    at = read_length(r, at, f, false, compact, 4, &count);
-    if (at == NULL)
-        return NULL;
-    if (count <= 0) {
-        store_array(p, NULL, count);
-        return at;
-    }
-    if (UNLIKELY(count > CODEC_ARRAY_MAX || (uint64_t)count * wire_min > left(r, at)))
-        return fail(r, ERR_MALFORMED);
-
-    char *v = arena_array(r->arena, (size_t)count, size);
-    if (UNLIKELY(v == NULL))
-        return fail(r, ERR_TOO_LARGE);
-    store_array(p, v, count);
-    for (; count > 0; count--, v += size) {
+    at = read_count(r, at, f, compact, wire_min_of_type[f->element], size, p, &v, &count);
+    for (; at != NULL && count > 0; count--, v += size)
         at = read_value(r, at, f, true, compact, v);
-        if (UNLIKELY(at == NULL))
-            return NULL;
-    }
     return at;
 }
 
@@ -485,8 +492,8 @@ static const uint8_t *read_tags(struct reader *r, const uint8_t *at, const struc
     return at;
 }
 
-static const uint8_t *read_struct(struct reader *r, const uint8_t *at, const struct codec_struct *d,
-                                  void *out)
+static ALWAYS_INLINE const uint8_t *read_fields(struct reader *r, const uint8_t *at,
+                                                const struct codec_struct *d, void *out)
 {
     const struct codec_field *f = d->fields, *end = f + d->field_count;
     int16_t version = r->version;
@@ -509,6 +516,25 @@ static const uint8_t *read_struct(struct reader *r, const uint8_t *at, const str
     if (LIKELY(at < r->end && *at == 0))
         return at + 1;
     return read_tags(r, at, d, out);
+}
+
+static const uint8_t *read_struct(struct reader *r, const uint8_t *at, const struct codec_struct *d,
+                                  void *out)
+{
+    return read_fields(r, at, d, out);
+}
+
+static const uint8_t *read_structs(struct reader *r, const uint8_t *at, const struct codec_field *f,
+                                   bool compact, void *p)
+{
+    const struct codec_struct *d = f->of;
+    int32_t count = 0;
+    char *v;
+
+    at = read_count(r, at, f, compact, d->wire_min, d->size, p, &v, &count);
+    for (; at != NULL && count > 0; count--, v += d->size)
+        at = read_fields(r, at, d, v);
+    return at;
 }
 
 static bool is_flexible(const struct codec_struct *d, int16_t version)

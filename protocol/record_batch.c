@@ -338,6 +338,14 @@ static enum err skip_headers(struct record_iterator *it, uint64_t stop, struct r
     return ERR_NONE;
 }
 
+static int64_t timestamp_of(const struct record_batch *b, int64_t delta)
+{
+    /* Wraps as in Java: what Kafka once stored must stay readable. */
+    return record_batch_is_log_append_time(b)
+               ? b->max_timestamp
+               : (int64_t)((uint64_t)b->base_timestamp + (uint64_t)delta);
+}
+
 /* What follows the length field, which ends at position `stop`. */
 static enum err take_body(struct record_iterator *it, uint64_t stop, struct record *out)
 {
@@ -365,10 +373,7 @@ static enum err take_body(struct record_iterator *it, uint64_t stop, struct reco
         return ERR_INVALID_RECORD;
     it->last_delta = out->offset_delta;
     out->offset = b->base_offset + out->offset_delta;
-    /* Wraps as in Java: what Kafka once stored must stay readable. */
-    out->timestamp = record_batch_is_log_append_time(b)
-                         ? b->max_timestamp
-                         : (int64_t)((uint64_t)b->base_timestamp + (uint64_t)timestamp_delta);
+    out->timestamp = timestamp_of(b, timestamp_delta);
     return ERR_NONE;
 }
 
@@ -404,13 +409,141 @@ static enum err expect_end(struct record_iterator *it)
     return err == ERR_NONE ? ERR_INVALID_RECORD : err;
 }
 
+/* A varint of at most three bytes, all of which are there; NULL: it is longer. */
+static inline const uint8_t *short_varint(const uint8_t *p, int32_t *out)
+{
+    uint32_t v = p[0];
+
+    if (v < 0x80) {
+        p += 1;
+    } else if (p[1] < 0x80) {
+        v = (v & 0x7f) | (uint32_t)p[1] << 7;
+        p += 2;
+    } else if (p[2] < 0x80) {
+        v = (v & 0x7f) | (uint32_t)(p[1] & 0x7f) << 7 | (uint32_t)p[2] << 14;
+        p += 3;
+    } else {
+        return NULL;
+    }
+    *out = (int32_t)(v >> 1) ^ -(int32_t)(v & 1);
+    return p;
+}
+
+static inline struct bytes bytes_at(const struct record_iterator *it, const uint8_t *p, int32_t len)
+{
+    if (len <= 0)
+        return len == 0 ? (struct bytes){(const uint8_t *)"", 0} : BYTES_NULL;
+    return (struct bytes){it->mode == RECORDS_WHOLE ? p : NULL, len};
+}
+
+/* Before the key length: record length, attributes, two deltas, and the key length itself. */
+#define SHORT_HEAD_BYTES (1 + 4 * 3)
+/* From the value length on: that, and the count of headers. */
+#define SHORT_TAIL_BYTES (3 + 1)
+
+/* The shape that nearly every record has: its lengths and deltas are short, and it has no headers.
+ */
+struct short_record {
+    const uint8_t *key_at, *value_at;
+    int32_t body, timestamp_delta, offset_delta, key, value; /* body, key, value: lengths */
+    int8_t attributes;
+};
+
+/* Takes such a record that lies whole in [p, end), with few branches and one check per bound, and
+ * returns the position behind it; NULL for any other, malformed ones included. */
+static inline __attribute__((always_inline)) const uint8_t *short_record_take(
+    const uint8_t *p, const uint8_t *end, struct short_record *r)
+{
+    if (end - p < SHORT_HEAD_BYTES || (p = short_varint(p, &r->body)) == NULL ||
+        r->body < RECORD_BODY_MIN || r->body > end - p)
+        return NULL;
+
+    const uint8_t *stop = p + r->body;
+
+    r->attributes = (int8_t)*p++;
+    if ((p = short_varint(p, &r->timestamp_delta)) == NULL ||
+        (p = short_varint(p, &r->offset_delta)) == NULL || (p = short_varint(p, &r->key)) == NULL)
+        return NULL;
+    r->key_at = p;
+    if (r->key > 0) {
+        if (r->key > stop - p)
+            return NULL;
+        p += r->key;
+    }
+    if (end - p < SHORT_TAIL_BYTES || (p = short_varint(p, &r->value)) == NULL)
+        return NULL;
+    r->value_at = p;
+    if (r->value > 0) {
+        if (r->value > stop - p)
+            return NULL;
+        p += r->value;
+    }
+    /* The last byte is the count of headers: none. */
+    return p + 1 == stop && *p == 0 ? stop : NULL;
+}
+
+/* For anything but a short record in the window: returns false and has changed nothing that
+ * take_record(), which then decides, looks at. */
+static inline bool take_short_record(struct record_iterator *it, struct record *out)
+{
+    const struct record_batch *b = &it->batch;
+    const uint8_t *start = it->ptr + it->at;
+    struct short_record r;
+    const uint8_t *stop = short_record_take(start, it->ptr + it->end, &r);
+
+    if (stop == NULL || (size_t)r.body > it->record_bytes_max || r.offset_delta <= it->last_delta ||
+        r.offset_delta > b->last_offset_delta)
+        return false;
+    it->at += (size_t)(stop - start);
+    it->last_delta = r.offset_delta;
+    out->attributes = r.attributes;
+    out->size_bytes = (int32_t)(stop - start);
+    out->offset_delta = r.offset_delta;
+    out->offset = b->base_offset + r.offset_delta;
+    out->timestamp = timestamp_of(b, r.timestamp_delta);
+    out->key = bytes_at(it, r.key_at, r.key);
+    out->value = bytes_at(it, r.value_at, r.value);
+    out->header_count = 0;
+    out->headers = (struct bytes){it->mode == RECORDS_WHOLE ? stop : NULL, 0};
+    return true;
+}
+
+bool record_batch_survey(const struct record_batch *b, struct record_survey *out)
+{
+    const uint8_t *p = b->ptr + RECORD_BATCH_HEADER_SIZE, *end = b->ptr + b->size_bytes;
+    int32_t last_delta = -1;
+
+    if (record_batch_codec(b) != COMPRESSION_NONE || record_batch_is_log_append_time(b))
+        return false;
+    *out = (struct record_survey){.timestamp_min = INT64_MAX, .timestamp_max = INT64_MIN};
+    for (int32_t i = 0; i < b->record_count; i++) {
+        struct short_record r;
+
+        p = short_record_take(p, end, &r);
+        if (p == NULL || r.offset_delta <= last_delta || r.offset_delta > b->last_offset_delta)
+            return false;
+        last_delta = r.offset_delta;
+
+        int64_t timestamp = timestamp_of(b, r.timestamp_delta);
+
+        out->has_null_key |= r.key < 0;
+        out->timestamp_min = MIN(out->timestamp_min, timestamp);
+        if (timestamp > out->timestamp_max) {
+            out->timestamp_max = timestamp;
+            out->timestamp_max_delta = r.offset_delta;
+        }
+    }
+    return p == end;
+}
+
 enum err record_iterator_next(struct record_iterator *it, struct record *out)
 {
     if (it->failed != ERR_NONE)
         return it->failed;
     if (it->index < it->batch.record_count) {
         it->index++;
-        it->failed = take_record(it, out);
+        if (!take_short_record(it, out))
+            it->failed = take_record(it, out);
     } else {
         it->failed = expect_end(it);
     }

@@ -60,9 +60,16 @@ static void check_batch(const struct record_batch *b, struct decompressor *scrat
     CHECK(walk(b, RECORDS_SKIP, scratch, &skip) == count);
     /* The errors may differ (a whole record is decompressed before its structure is looked at). */
     CHECK((whole == ERR_NOT_FOUND) == (skip == ERR_NOT_FOUND));
+    struct record_survey seen;
+    bool surveyed = record_batch_survey(b, &seen);
+    CHECK(!surveyed || whole == ERR_NOT_FOUND);
     (void)!record_batch_find_timestamp(b, NOW, 0, scratch, LIMIT, &r);
     enum err err = record_batch_find_max_timestamp(b, scratch, LIMIT, &r);
     CHECK((err == ERR_NONE) == (whole == ERR_NOT_FOUND && count > 0));
+    if (surveyed && count > 0) {
+        CHECK(r.timestamp == seen.timestamp_max);
+        CHECK(r.offset_delta == seen.timestamp_max_delta);
+    }
 }
 
 static void check_rewrite(const struct record_verdict *accepted,

@@ -840,6 +840,26 @@ static void timestamps_are_checked(void **state)
     free(s.ptr);
 }
 
+/* The first and the last in time, and a record without a time, do not hide one that is late. */
+static void no_timestamp_hides_a_late_one(void **state)
+{
+    static const int64_t timestamps[] = {RECORD_NO_TIMESTAMP, NOW - 5000, NOW};
+    struct record_validation rules = default_rules;
+    struct record_batch_builder b;
+    struct record_verdict v;
+    (void)state;
+
+    rules.timestamp_before_max_ms = 1000;
+    record_batch_builder_init(&b, 0);
+    for (size_t i = 0; i < ARRAY_COUNT(timestamps); i++)
+        record_batch_builder_add(&b, timestamps[i], text("k"), text("v"), NULL, 0);
+    struct sample s = finish(&b);
+    assert_int_equal(record_batch_validate(s.ptr, s.size, &rules, &v), ERR_INVALID_TIMESTAMP);
+    assert_int_equal(v.record_error_count, 1);
+    assert_int_equal(v.record_errors[0].batch_index, 1);
+    free(s.ptr);
+}
+
 /* A compacted topic needs keys; an empty one is a key. A wrong time outweighs a missing key. */
 static void compacted_topics_need_keys(void **state)
 {
@@ -1106,6 +1126,7 @@ int main(void)
         cmocka_unit_test(large_compressed_records_are_refused),
         cmocka_unit_test(bombs_are_refused),
         cmocka_unit_test(timestamps_are_checked),
+        cmocka_unit_test(no_timestamp_hides_a_late_one),
         cmocka_unit_test(compacted_topics_need_keys),
         cmocka_unit_test(any_byte_may_be_wrong),
         cmocka_unit_test(rewriting_keeps_the_records),
