@@ -181,7 +181,7 @@ static bool take_property(struct meta_properties *m, struct str key, struct str 
     if (str_eq_lit(key, "node.id") || str_eq_lit(key, "broker.id"))
         return parse_int32(value, &m->node_id);
     if (str_eq_lit(key, "fluxmq.raft.files"))
-        m->raft_files = str_eq_lit(value, "true");
+        return m->raft_files = str_eq_lit(value, "true");
     if (str_eq_lit(key, "directory.id"))
         return uuid_parse(value, &m->directory_id);
     if (str_eq_lit(key, "cluster.id")) {

@@ -15,6 +15,7 @@
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/uio.h>
+#include <sys/utsname.h>
 #include <unistd.h>
 
 #define MEMCPY_BELOW_BYTES ((size_t)32 << 10)
@@ -284,13 +285,14 @@ static int allocate(int fd, int mode, uint64_t begin, uint64_t end)
 }
 
 /* Large batches go by pwrite, which needs no mapping: to populate one for them would zero every
- * page for nothing (measured: half of the CPU of such a load). */
-static bool is_written_in_large_pieces(struct posix_file *f)
+ * page for nothing (measured: half of the CPU of such a load). So small ones must have been seen: a
+ * new segment's first step is either too small to map or as long as one large batch. */
+static bool is_written_in_small_pieces(struct posix_file *f)
 {
     uint64_t copied = atomic_exchange_explicit(&f->bytes_copied, 0, memory_order_relaxed);
     uint64_t pwritten = atomic_exchange_explicit(&f->bytes_pwritten, 0, memory_order_relaxed);
 
-    return pwritten / 4 > copied;
+    return copied > 0 && pwritten / 4 <= copied;
 }
 
 static enum err posix_ready(struct file *file, uint64_t end, struct errmsg *why)
@@ -302,8 +304,8 @@ static enum err posix_ready(struct file *file, uint64_t end, struct errmsg *why)
         return ERR_NONE;
 
     /* An unmapped step leaves the file's size alone: it then ends with its last record. */
-    bool map = !is_written_in_large_pieces(f) && end - begin > DISK_STEP_UNMAPPED_BYTES &&
-               !f->no_fallocate;
+    bool map =
+        is_written_in_small_pieces(f) && end - begin > DISK_STEP_UNMAPPED_BYTES && !f->no_fallocate;
 
     if (!f->no_fallocate && allocate(f->fd, map ? 0 : FALLOC_FL_KEEP_SIZE, begin, end) != 0) {
         if (errno != EOPNOTSUPP && errno != ENOSYS)
@@ -523,6 +525,33 @@ static void posix_sync_begin(struct file *file)
     (void)sync_file_range(posix(file)->fd, 0, 0, SYNC_FILE_RANGE_WRITE);
 }
 
+/* Linux tells of failed writes through syncfs() from 5.8 on. */
+static bool syncfs_tells_errors(void)
+{
+    struct utsname system;
+    char *end;
+
+    if (uname(&system) != 0)
+        return false;
+
+    long major = strtol(system.release, &end, 10);
+    long minor = *end == '.' ? strtol(end + 1, NULL, 10) : 0;
+
+    return major > 5 || (major == 5 && minor >= 8);
+}
+
+static enum err posix_sync_all(struct file *file, struct errmsg *why)
+{
+    int r;
+
+    if (!syncfs_tells_errors())
+        return ERR_NOT_FOUND;
+    do {
+        r = syncfs(posix(file)->fd);
+    } while (r != 0 && errno == EINTR);
+    return r == 0 ? ERR_NONE : fail(why, "its file system cannot be synced", posix(file)->path);
+}
+
 static enum err cut_to(struct posix_file *f, uint64_t size, struct errmsg *why)
 {
     int r;
@@ -580,6 +609,7 @@ static const struct file_ops posix_file_ops = {
     .load = posix_load,
     .sync = posix_sync,
     .sync_begin = posix_sync_begin,
+    .sync_all = posix_sync_all,
     .trim = posix_trim,
     .truncate = posix_truncate,
     .descriptor = posix_descriptor,

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "protocol/base/mutant.h"
 #include "storage/log_internal.h"
 
 /* ---- life ---- */
@@ -351,6 +352,8 @@ static enum err append_locked(struct log *l, struct record_batch *batch, uint8_t
 {
     struct producer_verdict verdict;
 
+    if (MUTANT(21) && l->no_space_epoch != 0 && log_active(l) != NULL)
+        log_active(l)->size_bytes += (uint64_t)batch->size_bytes / 2;
     if (!may_write(l))
         return ERR_KAFKA_STORAGE_ERROR;
     if (batch->size_bytes > l->config.segment_bytes)
@@ -363,7 +366,7 @@ static enum err append_locked(struct log *l, struct record_batch *batch, uint8_t
         return e;
     *out = (struct log_append_result){.log_append_time_ms = -1, .duplicate = verdict.duplicate};
     if (verdict.duplicate) {
-        out->base_offset = verdict.base_offset;
+        out->base_offset = MUTANT(13) ? l->end_offset : verdict.base_offset;
         out->last_offset = verdict.last_offset;
         if (record_batch_is_log_append_time(batch))
             out->log_append_time_ms = verdict.timestamp_ms;
@@ -707,10 +710,12 @@ static enum err find_end(const struct read_plan *p, const struct log_read_option
         *end = MAX(p->limit_position, p->start);
         return ERR_NONE;
     }
-    if (!index_resident_value(&p->view.offsets, (int64_t)most))
+    if (!segment_boundary_resident(&p->view, p->start, most))
         return ERR_AGAIN;
     e = segment_boundary(&p->view, p->start, most, end);
     if (e == ERR_NONE && *end == p->start && o->at_least_one) {
+        if (!segment_locate_resident(&p->view, p->offset, p->start))
+            return ERR_AGAIN;
         /* KIP-74: the first batch whole, so that a reader can always go on. */
         struct batch_position first;
 
@@ -768,8 +773,11 @@ static enum err read_planned(struct log *l, const struct log_read_options *o, st
 
     if (e == ERR_NONE)
         e = find_limit(p);
-    if (e == ERR_NONE)
+    if (e == ERR_NONE) {
         e = find_end(p, o, &end);
+        if (e == ERR_AGAIN) /* as far as the walk to the end goes */
+            out->load_bytes = (size_t)o->bytes_max;
+    }
     if (e != ERR_NONE || end == p->start)
         return e;
 

@@ -143,6 +143,7 @@ struct log_read_result {
     struct ioqueue data; /* whole batches, in file order; the caller owns it */
     size_t bytes;
     bool cold; /* the range is not in the page cache: log_load() it on the pool, then use it */
+    size_t load_bytes; /* with ERR_AGAIN: how many log_load() must bring; 0: a position alone */
     struct aborted_transaction *aborted; /* malloc'ed, or NULL */
     size_t aborted_count;
 };

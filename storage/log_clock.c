@@ -10,6 +10,8 @@
 #define TICK_NS           UINT64_C(1000000000)
 #define RESERVE_BYTES_MAX (INT64_C(1) << 30)
 #define RESERVE_PART      20 /* 5 % */
+#define SYNCS_EACH_MAX    32 /* unsynced logs at a stop; more are synced as one */
+#define REMOVALS_AT_ONCE  64 /* folders; then other jobs of the pool have their turn */
 
 /* ---- the clock's work ---- */
 
@@ -85,29 +87,44 @@ static void tick_dir(struct log_dir *d)
     free(active);
 }
 
-static void remove_due(struct log_manager *m)
+static struct removal *take_due(struct log_manager *m)
 {
     uint64_t now = env_now_ns(m->env);
-    struct list due;
-    struct errmsg why;
+    struct removal *due = NULL;
 
-    list_init(&due);
     mutex_lock(&m->lock);
     list_for_each_safe (n, &m->removals) {
-        if (list_entry(n, struct removal, node)->due_ns <= now) {
-            list_remove(n);
-            list_push_back(&due, n);
-        }
-    }
-    mutex_unlock(&m->lock);
-    for (struct list_node *n; (n = list_pop_front(&due)) != NULL;) {
         struct removal *r = list_entry(n, struct removal, node);
 
+        if (!m->closing && r->due_ns <= now) {
+            list_remove(n);
+            due = r;
+            break;
+        }
+    }
+    m->removing = due != NULL;
+    mutex_unlock(&m->lock);
+    return due;
+}
+
+static void removal_job(struct job *j)
+{
+    struct log_manager *m = CONTAINER_OF(j, struct log_manager, removal_job);
+    struct removal *r;
+    struct errmsg why;
+
+    for (int i = 0; i < REMOVALS_AT_ONCE; i++) {
+        r = take_due(m);
+        if (r == NULL) {
+            log_manager_unref(m);
+            return;
+        }
         if (disk_remove_tree(m->env, r->path, &why) != ERR_NONE)
             log_warn(m->logger, "storage", "%s", why.text);
         free(r->path);
         free(r);
     }
+    env_pool_submit(m->env, JOB_LONG, &m->removal_job);
 }
 
 static bool take_starts_dirty(struct log_manager *m)
@@ -161,7 +178,6 @@ static void maintain_job(struct job *j)
     struct log_manager *m = CONTAINER_OF(j, struct log_manager, maintain_job);
     uint64_t now = env_now_ns(m->env);
 
-    remove_due(m);
     if (!m->closing && now >= m->retention_due_ns) {
         m->retention_due_ns = now + (uint64_t)m->options.retention_check_ms * 1000000u;
         retain(m, env_unix_ms(m->env));
@@ -180,11 +196,13 @@ static void maintain_job(struct job *j)
 static void on_timer(struct loop_timer *t)
 {
     struct log_manager *m = CONTAINER_OF(t, struct log_manager, timer);
-    bool tick, maintain;
+    bool tick, maintain, removing;
 
     mutex_lock(&m->lock);
     tick = !m->ticking && !m->closing;
     maintain = !m->maintaining && !m->closing;
+    removing = !m->removing && !m->closing && !list_empty(&m->removals);
+    m->removing = m->removing || removing;
     m->ticking = m->ticking || tick;
     m->maintaining = m->maintaining || maintain;
     mutex_unlock(&m->lock);
@@ -195,6 +213,10 @@ static void on_timer(struct loop_timer *t)
     if (maintain) {
         log_manager_ref(m);
         env_pool_submit(m->env, JOB_LONG, &m->maintain_job);
+    }
+    if (removing) {
+        log_manager_ref(m);
+        env_pool_submit(m->env, JOB_LONG, &m->removal_job);
     }
     loop_timer_set(t, loop_now_ns(m->loop) + TICK_NS);
 }
@@ -221,6 +243,7 @@ void log_manager_start(struct log_manager *m)
 
     m->tick_job.work = tick_job;
     m->maintain_job.work = maintain_job;
+    m->removal_job.work = removal_job;
     m->retention_due_ns = now + (uint64_t)MIN(m->options.retention_check_ms, 30000) * 1000000u;
     m->checkpoint_due_ns = now + (uint64_t)m->options.checkpoint_interval_ms * 1000000u;
     if (env_loop_new(m->env, "storage", NULL, NULL, &m->loop, &why) != ERR_NONE) {
@@ -233,61 +256,6 @@ void log_manager_start(struct log_manager *m)
 }
 
 /* ---- a clean stop ---- */
-
-static void snapshot_at_stop(struct log *l, struct errmsg *why)
-{
-    int64_t end = log_end_offset(l);
-    uint8_t *p = NULL;
-    size_t size;
-
-    mutex_lock(&l->lock);
-    int64_t stray = l->stray_snapshot;
-    const struct segment *s = log_active(l);
-    bool needed = producer_state_count(&l->producers) > 0 && s != NULL && s->base_offset != end &&
-                  stray != end;
-
-    if (needed) {
-        p = producer_state_encode(&l->producers, &size);
-        l->stray_snapshot = end;
-    }
-    mutex_unlock(&l->lock);
-    if (p == NULL)
-        return;
-    log_failed(l, log_write_snapshot(l, end, p, size, why), why);
-    free(p);
-    if (stray >= 0)
-        log_discard_file(l, stray, ".snapshot");
-}
-
-/* Brings one log to rest; false when it cannot be vouched for. */
-static bool stop_log(struct log *l)
-{
-    struct errmsg why = {""};
-
-    mutex_lock(&l->structure); /* a change that began before the stop ends first */
-    mutex_lock(&l->lock);
-    l->stopping = true;
-    bool busy =
-        l->in_active || l->dirty_since_ns != 0 || l->metadata_dirty || l->working || l->syncing;
-
-    mutex_unlock(&l->lock);
-    mutex_unlock(&l->structure);
-    if (!busy)
-        return log_offline_reason(l) == NULL;
-    log_close_files(l);
-    if (log_offline_reason(l) == NULL)
-        snapshot_at_stop(l, &why);
-    return log_offline_reason(l) == NULL && l->recovery_point == l->end_offset;
-}
-
-static bool is_dirty(struct log *l)
-{
-    mutex_lock(&l->lock);
-    bool dirty = l->dirty_since_ns != 0;
-
-    mutex_unlock(&l->lock);
-    return dirty;
-}
 
 static int by_folder(const void *a, const void *b)
 {
@@ -312,6 +280,36 @@ static enum err write_marker(struct log_dir *d, struct clean_writer *w, struct e
     return e == ERR_NONE ? file_replace(d->env, path, marker, strlen(marker), why) : e;
 }
 
+/* Ends all writing, and syncs once for all logs when that is the shorter way: a sync of each costs
+ * up to three waits for the disk. An error of that one sync is the directory's; which logs it
+ * concerns cannot be told, so none of them is vouched for (S3). */
+static void sync_together(struct log_dir *d, struct log **all, size_t count)
+{
+    struct errmsg why = {""};
+    size_t unsynced = 0;
+
+    for (size_t i = 0; i < count; i++)
+        unsynced += all[i]->dir == d && log_stop_writing(all[i]);
+    if (unsynced > SYNCS_EACH_MAX) {
+        int slot = log_dir_io_begin(d);
+        enum err e = file_sync_all(d->lock_file, &why);
+
+        log_dir_io_end(d, slot);
+        if (e != ERR_NONE && e != ERR_NOT_FOUND)
+            log_dir_set_offline(d, why.text);
+        for (size_t i = 0; e == ERR_NONE && i < count; i++) {
+            if (all[i]->dir == d)
+                log_stop_synced(all[i]);
+        }
+        if (e != ERR_NOT_FOUND)
+            return;
+    }
+    for (size_t i = 0; unsynced > 1 && i < count; i++) {
+        if (all[i]->dir == d)
+            log_sync_begin(all[i]);
+    }
+}
+
 static void stop_dir(struct log_dir *d, struct log **all, size_t count)
 {
     struct clean_writer w;
@@ -319,14 +317,13 @@ static void stop_dir(struct log_dir *d, struct log **all, size_t count)
 
     if (atomic_load(&d->offline) != NULL)
         return;
+    sync_together(d, all, count);
+    if (atomic_load(&d->offline) != NULL)
+        return;
     clean_writer_init(&w);
     for (size_t i = 0; i < count; i++) {
-        if (all[i]->dir == d && is_dirty(all[i]))
-            log_sync_begin(all[i]);
-    }
-    for (size_t i = 0; i < count; i++) {
         /* What cannot be vouched for is recovered at the next start. */
-        if (all[i]->dir == d && stop_log(all[i]))
+        if (all[i]->dir == d && log_stop_end(all[i]))
             clean_writer_add(&w, all[i]);
     }
 
@@ -379,6 +376,10 @@ void log_manager_close(struct log_manager *m)
         if (m->dirs[i].lock_file != NULL)
             file_unref(m->dirs[i].lock_file);
         m->dirs[i].lock_file = NULL;
+    }
+    if (m->metadata_apart != NULL && m->metadata_apart->lock_file != NULL) {
+        file_unref(m->metadata_apart->lock_file);
+        m->metadata_apart->lock_file = NULL;
     }
     log_manager_unref(m);
 }

@@ -4,10 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "protocol/base/mutant.h"
 #include "storage/log_manager.h"
 
-#define META_BYTES_MAX ((size_t)64 << 10)
-#define DIR_PATH_MAX   3000
 #define SYNC_ROUND_MAX 128 /* logs that one syncer takes at once */
 
 /* ---- references ---- */
@@ -17,18 +16,23 @@ void log_manager_ref(struct log_manager *m)
     atomic_fetch_add_explicit(&m->refs, 1, memory_order_relaxed);
 }
 
+static void deinit_dir(struct log_dir *d)
+{
+    if (d->lock_file != NULL)
+        file_unref(d->lock_file);
+    free((char *)(uintptr_t)d->offline);
+    free(d->path);
+    mutex_deinit(&d->lock);
+    mutex_deinit(&d->checkpoint_lock);
+}
+
 static void free_dirs(struct log_manager *m)
 {
-    for (int i = 0; i < m->dir_count; i++) {
-        struct log_dir *d = &m->dirs[i];
-
-        if (d->lock_file != NULL)
-            file_unref(d->lock_file);
-        free((char *)(uintptr_t)d->offline);
-        free(d->path);
-        mutex_deinit(&d->lock);
-        mutex_deinit(&d->checkpoint_lock);
-    }
+    for (int i = 0; i < m->dir_count; i++)
+        deinit_dir(&m->dirs[i]);
+    if (m->metadata_apart != NULL)
+        deinit_dir(m->metadata_apart);
+    free(m->metadata_apart);
     free(m->dirs);
 }
 
@@ -214,185 +218,8 @@ void log_dir_request_sync(struct log_dir *d, struct log *l)
 
 /* ---- directories at start ---- */
 
-static enum err read_meta(struct log_dir *d, struct errmsg *why)
+void log_dir_init(struct log_dir *d, struct log_manager *m, int i, const char *path)
 {
-    char path[LOG_PATH_MAX];
-    struct errmsg detail = {""};
-    uint8_t *p;
-    size_t size;
-
-    (void)log_dir_path(d, FILE_META, path);
-
-    enum err e = file_slurp(d->env, path, META_BYTES_MAX, &p, &size, why);
-
-    if (e == ERR_NOT_FOUND)
-        return ERR_NONE;
-    if (e != ERR_NONE)
-        return e;
-    e = meta_properties_parse(p, size, &d->meta, &detail);
-    free(p);
-    if (e != ERR_NONE) {
-        errmsg_set(why, "%s: %s", path, detail.text);
-        return ERR_CONFIG;
-    }
-    d->has_meta = true;
-    return ERR_NONE;
-}
-
-static enum err write_meta(struct log_dir *d, struct errmsg *why)
-{
-    char path[LOG_PATH_MAX];
-    struct text t = {.ptr = NULL};
-
-    (void)log_dir_path(d, FILE_META, path);
-    meta_properties_format(&t, &d->meta);
-
-    enum err e = file_replace(d->env, path, t.ptr, t.size, why);
-
-    text_deinit(&t);
-    return e;
-}
-
-/* What a directory holds, as far as it decides whether we may use it. */
-struct survey {
-    struct log_dir *dir;
-    bool ours, clean;
-    bool kafka_data;
-    char example[256];
-};
-
-static void look_for_records(void *ctx, const struct dir_entry *e)
-{
-    bool *found = ctx;
-    size_t n = strlen(e->name);
-
-    if (!e->is_dir && n > 4 && strcmp(e->name + n - 4, ".log") == 0 && e->size_bytes > 0)
-        *found = true;
-}
-
-/* `kafka-storage format` leaves a metadata log without records: that is no data. */
-static bool holds_data(struct log_dir *d, const char *folder)
-{
-    char path[LOG_PATH_MAX];
-    struct errmsg ignored;
-    bool found = false;
-
-    if (strcmp(folder, "__cluster_metadata-0") != 0)
-        return true;
-    if (!log_dir_path(d, folder, path) ||
-        dir_list(d->env, path, look_for_records, &found, &ignored) != ERR_NONE)
-        return true;
-    return found;
-}
-
-static void survey_entry(void *ctx, const struct dir_entry *e)
-{
-    struct survey *s = ctx;
-    struct log_identity id;
-
-    if (strcmp(e->name, FILE_FORMAT) == 0)
-        s->ours = true;
-    else if (strcmp(e->name, FILE_CLEAN_MARKER) == 0)
-        s->clean = true;
-    else if (e->is_dir && !s->kafka_data && folder_name_parse(e->name, &id) &&
-             holds_data(s->dir, e->name)) {
-        s->kafka_data = true;
-        (void)snprintf(s->example, sizeof s->example, "%s", e->name);
-    }
-}
-
-static enum err check_meta(const struct log_manager *m, const struct log_dir *d, struct errmsg *why)
-{
-    if (d->meta.node_id >= 0 && d->meta.node_id != m->options.node_id) {
-        errmsg_set(why, "%s/" FILE_META ": node.id: found %d, expected %d (this node)", d->path,
-                   d->meta.node_id, m->options.node_id);
-        return ERR_CONFIG;
-    }
-    if (d->meta.cluster_id[0] != '\0' && m->cluster_id[0] != '\0' &&
-        strcmp(d->meta.cluster_id, m->cluster_id) != 0) {
-        errmsg_set(why, "%s/" FILE_META ": cluster.id: found %s, expected %s", d->path,
-                   d->meta.cluster_id, m->cluster_id);
-        return ERR_CONFIG;
-    }
-    return ERR_NONE;
-}
-
-static enum err format(struct log_manager *m, struct log_dir *d, struct errmsg *why)
-{
-    char path[LOG_PATH_MAX];
-    bool changed = !d->has_meta || d->meta.version != 1 || d->meta.node_id < 0 ||
-                   uuid_is_zero(&d->meta.directory_id);
-    enum err e;
-
-    d->meta.version = 1;
-    d->meta.node_id = m->options.node_id;
-    if (uuid_is_zero(&d->meta.directory_id)) {
-        /* Random, version 4, as Kafka's; it must not begin with '-' where it is an argument. */
-        env_random(d->env, d->meta.directory_id.b, sizeof d->meta.directory_id.b);
-        d->meta.directory_id.b[0] &= 0x7f;
-        d->meta.directory_id.b[6] = (uint8_t)((d->meta.directory_id.b[6] & 0x0f) | 0x40);
-        d->meta.directory_id.b[8] = (uint8_t)((d->meta.directory_id.b[8] & 0x3f) | 0x80);
-    }
-    if (changed) {
-        e = write_meta(d, why);
-        if (e != ERR_NONE)
-            return e;
-    }
-    (void)log_dir_path(d, FILE_FORMAT, path);
-    return file_replace(d->env, path, "version=1\n", strlen("version=1\n"), why);
-}
-
-static enum err open_dir(struct log_manager *m, struct log_dir *d, bool adopt, struct errmsg *why)
-{
-    char path[LOG_PATH_MAX];
-    struct survey s = {.dir = d};
-    enum err e;
-
-    if (strlen(d->path) > DIR_PATH_MAX) {
-        errmsg_set(why, "log.dirs: a path of %zu bytes is too long", strlen(d->path));
-        return ERR_CONFIG;
-    }
-    e = disk_mkdir(m->env, d->path, why);
-    if (e != ERR_NONE)
-        return e;
-    (void)log_dir_path(d, FILE_LOCK, path);
-    e = disk_lock(m->env, path, &d->lock_file, why);
-    if (e == ERR_EXISTS)
-        return ERR_IO; /* D1: another process has it: nothing is wrong with the configuration */
-    if (e == ERR_NONE)
-        e = read_meta(d, why);
-    if (e == ERR_NONE && d->has_meta)
-        e = check_meta(m, d, why);
-    if (e == ERR_NONE)
-        e = dir_list(m->env, d->path, survey_entry, &s, why);
-    if (e != ERR_NONE)
-        return e;
-    if (s.kafka_data && !s.ours && !adopt) {
-        errmsg_set(why,
-                   "%s holds data that another program wrote (%s): found no " FILE_FORMAT
-                   "; --adopt-log-dirs takes it over",
-                   d->path, s.example);
-        return ERR_CONFIG;
-    }
-    if (s.kafka_data && !s.ours && !s.clean) {
-        errmsg_set(why,
-                   "%s: found no " FILE_CLEAN_MARKER
-                   ": only a cleanly stopped data directory can be adopted",
-                   d->path);
-        return ERR_CONFIG;
-    }
-    d->clean = s.clean;
-    if (!s.ours)
-        e = format(m, d, why);
-    if (e == ERR_NONE && m->cluster_id[0] == '\0')
-        (void)snprintf(m->cluster_id, sizeof m->cluster_id, "%s", d->meta.cluster_id);
-    return e;
-}
-
-static void init_dir(struct log_manager *m, int i, const char *path)
-{
-    struct log_dir *d = &m->dirs[i];
-
     d->manager = m;
     d->env = m->env;
     d->logger = m->logger;
@@ -427,11 +254,11 @@ enum err log_manager_new(const struct log_manager_options *o, bool adopt, struct
     m->dir_count = o->dir_count;
     m->started_clean = true;
     for (int i = 0; i < o->dir_count; i++)
-        init_dir(m, i, o->dirs[i]);
+        log_dir_init(&m->dirs[i], m, i, o->dirs[i]);
     for (int i = 0; i < o->dir_count; i++) {
         struct log_dir *d = &m->dirs[i];
 
-        e = open_dir(m, d, adopt, why);
+        e = log_dir_open(d, adopt, why);
         if (e == ERR_CONFIG)
             break;
         if (e != ERR_NONE)
@@ -439,6 +266,14 @@ enum err log_manager_new(const struct log_manager_options *o, bool adopt, struct
         else
             good++;
         m->started_clean = m->started_clean && d->clean;
+    }
+    if (e != ERR_CONFIG) {
+        enum err metadata = log_manager_open_metadata_dir(m, o->metadata_dir, why);
+
+        if (metadata != ERR_NONE) {
+            log_manager_unref(m);
+            return metadata;
+        }
     }
     if (e != ERR_CONFIG && good == 0)
         e = e == ERR_NONE ? ERR_CONFIG : e;
@@ -450,45 +285,6 @@ enum err log_manager_new(const struct log_manager_options *o, bool adopt, struct
     }
     *out = m;
     return ERR_NONE;
-}
-
-const char *log_manager_cluster_id(const struct log_manager *m)
-{
-    return m->cluster_id;
-}
-
-enum err log_manager_set_cluster_id(struct log_manager *m, const char *cluster_id,
-                                    struct errmsg *why)
-{
-    (void)snprintf(m->cluster_id, sizeof m->cluster_id, "%s", cluster_id);
-    for (int i = 0; i < m->dir_count; i++) {
-        struct log_dir *d = &m->dirs[i];
-
-        if (atomic_load(&d->offline) != NULL || d->meta.cluster_id[0] != '\0')
-            continue;
-        (void)snprintf(d->meta.cluster_id, sizeof d->meta.cluster_id, "%s", cluster_id);
-
-        enum err e = write_meta(d, why);
-
-        if (e != ERR_NONE)
-            return e;
-    }
-    return ERR_NONE;
-}
-
-bool log_manager_had_raft_files(const struct log_manager *m)
-{
-    return m->dirs[0].meta.raft_files;
-}
-
-enum err log_manager_note_raft_files(struct log_manager *m, struct errmsg *why)
-{
-    struct log_dir *d = &m->dirs[0];
-
-    if (d->meta.raft_files)
-        return ERR_NONE;
-    d->meta.raft_files = true;
-    return write_meta(d, why);
 }
 
 bool log_manager_started_clean(const struct log_manager *m)
@@ -593,7 +389,7 @@ static struct log_dir *emptiest(struct log_manager *m)
     return best;
 }
 
-static void queue_removal(struct log_manager *m, const char *path, int64_t delay_ms)
+void log_manager_remove_later(struct log_manager *m, const char *path, int64_t delay_ms)
 {
     struct removal *r = xcalloc(1, sizeof *r);
 
@@ -622,7 +418,7 @@ void log_dir_set_folder_aside(struct log_dir *d, const char *folder, const char 
     enum err e = disk_rename(d->env, from, to, &why);
 
     if (e == ERR_NONE && delay_ms != KEPT)
-        queue_removal(d->manager, to, delay_ms);
+        log_manager_remove_later(d->manager, to, delay_ms);
     else if (e == ERR_NONE)
         log_warn(d->logger, "storage", "%s: kept as %s until somebody removes it", folder, name);
     else if (e != ERR_NOT_FOUND)
@@ -726,7 +522,9 @@ enum err log_manager_create(struct log_manager *m, const struct log_identity *id
 
     enum err e = make_folder(d, id, why);
 
-    if (e == ERR_EXISTS) {
+    if (e == ERR_EXISTS && MUTANT(34)) {
+        e = ERR_NONE;
+    } else if (e == ERR_EXISTS) {
         clear_name(m, id);
         e = make_folder(d, id, why);
     }

@@ -4,7 +4,8 @@
  * recovery-point-offset-checkpoint, replication-offset-checkpoint (high watermarks),
  * log-start-offset-checkpoint, .kafka_cleanshutdown, and one folder per partition. A clean start
  * reads one snapshot file of all its partitions (fluxmq-clean-state) instead of opening each; an
- * unclean one recovers in parallel on the pool.
+ * unclean one recovers in parallel on the pool. metadata.log.dir, where it is none of them, has the
+ * first two and no partitions.
  *
  * Invariants
  *  D1  A directory whose lock is held by another process is never touched.
@@ -34,6 +35,7 @@ struct log_manager_options {
     struct logger *logger;
     const char *const *dirs; /* log.dirs, in order */
     int dir_count;
+    const char *metadata_dir; /* metadata.log.dir; NULL: the first of `dirs` */
     int32_t node_id;
     const char *cluster_id;         /* NULL: take it from meta.properties, or none yet */
     int64_t reserve_bytes;          /* -1: min(1 GiB, 5 %) per directory */
@@ -74,7 +76,14 @@ const char *log_manager_cluster_id(const struct log_manager *m);
 MUST_USE enum err log_manager_set_cluster_id(struct log_manager *m, const char *cluster_id,
                                              struct errmsg *why);
 
-/* meta.properties of the first directory notes that this voter has had raft files [H1]. */
+/* The random id of metadata.log.dir, by which this node is known as a voter [H1]. Where it is none
+ * of log.dirs it has a lock and a meta.properties of its own, as Kafka's. */
+const struct uuid *log_manager_metadata_directory_id(const struct log_manager *m);
+/* A reference to its lock, for who writes there until after the manager has closed (D1); NULL: it
+ * has none. */
+struct file *log_manager_metadata_lock(const struct log_manager *m);
+/* The meta.properties note that this voter has had raft files [H1]: in every directory, and one
+ * that says so is enough. */
 bool log_manager_had_raft_files(const struct log_manager *m);
 MUST_USE enum err log_manager_note_raft_files(struct log_manager *m, struct errmsg *why);
 
@@ -114,6 +123,11 @@ int64_t log_checkpointed_high_watermark(const struct log *l);
 
 /* How recovery left a partition that had been published and was cut (suspect, [H2]). */
 bool log_was_cut(const struct log *l);
+
+/* The image says that the replica is a member of the ISR under a live leader, or that it is not any
+ * more. What recovery cut is removed once the replica is in sync and what it holds is synced. Any
+ * thread. */
+void log_set_in_sync(struct log *l, bool in_sync);
 
 /* The whole start was clean (every directory had its marker). */
 bool log_manager_started_clean(const struct log_manager *m);

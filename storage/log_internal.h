@@ -25,6 +25,9 @@
 #define LOG_PATH_MAX   4096
 #define STEP_BYTES_MIN ((uint64_t)64 << 10)
 #define STEP_BYTES_MAX ((uint64_t)16 << 20)
+/* BASE.OFFSET.unsynced.cut, BASE.log.unsynced.cut: what recovery cut. `fluxmq repair` leaves files
+ * of other names, which stay. */
+#define LOG_CUT_SUFFIX ".unsynced.cut"
 #define IDLE_TICKS_MAX 30 /* seconds of silence until room, descriptors and caches go */
 
 /* Where batches begin, so that readers at the tail and readers who go on need no index. */
@@ -47,6 +50,7 @@ enum log_work {
     LOG_WORK_GIVE_BACK = 8,     /* preallocated room */
     LOG_WORK_REST = 16,         /* sync, give back, close: 30 s of silence */
     LOG_WORK_REPORT_OFFLINE = 32,
+    LOG_WORK_DISCARD_CUT = 64, /* what recovery had cut, of a replica that is in sync */
 };
 
 struct log {
@@ -82,11 +86,13 @@ struct log {
     bool working;            /* the job is queued or runs */
     bool room_closed;        /* a structural change is under way: appends wait */
     bool roll_wanted;
+    bool truncating;      /* the recovery point stays where the truncation put it */
     _Atomic bool closed;  /* deleted, or the manager closes; jobs look without `lock` */
     bool directory_dirty; /* names were added that are not synced */
     bool metadata_dirty;  /* partition.metadata is not synced */
     bool epochs_saved;    /* there is a leader-epoch-checkpoint, which must be kept true */
     bool was_cut;
+    bool cut_kept, in_sync; /* LOG_CUT_SUFFIX files lie beside it; see log_set_in_sync() */
     bool in_active; /* active_node is linked; its neighbours belong to the directory's lock */
     bool syncing;   /* a sync is under way: what it covers stays open */
     _Atomic bool stopping; /* a clean stop: no appends any more; as `closed` */
@@ -182,6 +188,14 @@ void log_sync_begin(struct log *l);
 void log_rest(struct log *l);
 /* The same at once, waiting for the sync; without `structure`. */
 void log_close_files(struct log *l);
+/* A clean stop, in three steps so that the syncs of many logs can be one. The first ends all
+ * writing: nothing is appended or changed any more, and what was in memory alone is in the files,
+ * snapshot included; true when a sync is missing. Between them comes a sync of the file system,
+ * which log_stop_synced() takes note of, or none. The last one syncs what is not synced by then
+ * and closes the files; false when the log cannot be vouched for. Without `structure`. */
+bool log_stop_writing(struct log *l);
+void log_stop_synced(struct log *l);
+MUST_USE bool log_stop_end(struct log *l);
 /* Once a second for each active log. True: a sync is due. */
 bool log_tick(struct log *l, bool space_is_short, bool crowded, int64_t sync_behind_ms);
 /* Ends the active segment where it is and begins a new one at log_end_offset, with room for

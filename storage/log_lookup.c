@@ -55,10 +55,13 @@ enum err log_load(struct log *l, int64_t offset, size_t bytes)
     if (e == ERR_NONE) {
         e = load_index(&v.offsets);
         if (e == ERR_NONE)
+            e = segment_locate_load(&v, offset, 0);
+        if (e == ERR_NONE)
             e = segment_locate(&v, offset, 0, &at);
         if (e == ERR_NONE)
-            e = file_load(v.file, at.position,
-                          (size_t)MIN((uint64_t)MAX(bytes, (size_t)at.batch.size_bytes),
+            e = file_load(v.file, at.position, /* and what a walk to its end reads */
+                          (size_t)MIN((uint64_t)MAX(bytes, (size_t)at.batch.size_bytes) +
+                                          2 * BATCH_READER_SMALL,
                                       v.size_bytes - at.position));
         if (e == ERR_NOT_FOUND)
             e = ERR_NONE; /* the segment ends before: the reader will see */

@@ -1,6 +1,6 @@
 /* storage/log_manager.h -- the inside of the log manager, shared by log_dir.c (directories and
- * the table of logs), log_open.c (finding and opening partitions) and log_clock.c (what is done by
- * the clock, and the stop). Nobody else includes it.
+ * the table of logs), log_dir_identity.c (whose a directory is), log_open.c (finding and opening
+ * partitions) and log_clock.c (what is done by the clock, and the stop). Nobody else includes it.
  */
 #ifndef FLUXMQ_STORAGE_LOG_MANAGER_H
 #define FLUXMQ_STORAGE_LOG_MANAGER_H
@@ -32,6 +32,8 @@ struct log_manager {
     struct log_manager_options options; /* without the strings */
     struct log_dir *dirs;
     int dir_count;
+    struct log_dir *metadata;       /* metadata.log.dir: one of `dirs`, or */
+    struct log_dir *metadata_apart; /* one that holds no partitions */
     char cluster_id[64];
     bool started_clean;
 
@@ -39,18 +41,28 @@ struct log_manager {
     struct hmap by_id;    /* struct log, one reference each */
     struct list removals; /* struct removal: folders that wait for file.delete.delay.ms */
     uint64_t retention_due_ns, checkpoint_due_ns;
-    bool ticking, maintaining; /* the job is queued or runs */
+    bool ticking, maintaining, removing; /* the job is queued or runs */
     _Atomic bool closing;
 
     struct loop *loop; /* the clock; NULL until started */
     struct loop_timer timer;
     struct message start_message, stop_message;
-    struct job tick_job, maintain_job;
+    struct job tick_job, maintain_job, removal_job;
 
     _Atomic uint64_t io_began_ns[IO_SLOTS];
     struct counter cleaner_missing; /* partitions that ask for compaction */
 };
 
+/* ---- log_dir_identity.c ---- */
+
+/* Locks, reads and where it is empty formats the directory; see log_manager_new(). */
+MUST_USE enum err log_dir_open(struct log_dir *d, bool adopt, struct errmsg *why);
+MUST_USE enum err log_manager_open_metadata_dir(struct log_manager *m, const char *path,
+                                                struct errmsg *why);
+
+/* ---- log_dir.c ---- */
+
+void log_dir_init(struct log_dir *d, struct log_manager *m, int i, const char *path);
 /* Every log with a reference of its own, sorted by topic and partition; malloc'ed. */
 struct log **log_manager_all(struct log_manager *m, size_t *count);
 void log_manager_insert(struct log_manager *m, struct log *l); /* takes over the reference */
@@ -58,6 +70,8 @@ bool log_dir_path(const struct log_dir *d, const char *name, char out[LOG_PATH_M
 /* Renames a folder out of the way, to be removed after file.delete.delay.ms. */
 void log_dir_set_folder_aside(struct log_dir *d, const char *folder, const char *suffix,
                               int64_t delay_ms);
+/* The tree is removed by the clock, after `delay_ms`. */
+void log_manager_remove_later(struct log_manager *m, const char *path, int64_t delay_ms);
 /* Writes the checkpoints of a directory. */
 MUST_USE enum err log_dir_write_checkpoints(struct log_dir *d, struct errmsg *why);
 /* The same at a clean stop: nobody writes them after it. */

@@ -343,12 +343,9 @@ static void survey_entry(void *ctx, const struct dir_entry *e)
 
     if (!e->is_dir)
         return;
-    if (ends_with(e->name, "-delete")) {
-        struct errmsg why;
-
-        if (log_dir_path(d->dir, e->name, path) &&
-            disk_remove_tree(d->dir->env, path, &why) != ERR_NONE)
-            log_warn(d->dir->logger, "storage", "%s", why.text);
+    if (ends_with(e->name, "-delete")) { /* of a topic with many partitions it takes seconds */
+        if (log_dir_path(d->dir, e->name, path))
+            log_manager_remove_later(d->dir->manager, path, 0);
         return;
     }
     if (ends_with(e->name, "-stray") || !folder_name_parse(e->name, &id))

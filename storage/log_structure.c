@@ -2,6 +2,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "protocol/base/mutant.h"
+
 #include "storage/log_internal.h"
 
 /* ---- files ---- */
@@ -501,7 +503,7 @@ static void close_all(struct log *l)
         log_unref(l);
 }
 
-void log_rest(struct log *l)
+static void store_tails(struct log *l)
 {
     struct errmsg why = {""};
 
@@ -513,6 +515,11 @@ void log_rest(struct log *l)
     mutex_unlock(&l->lock);
     if (unstored && log_offline_reason(l) == NULL)
         log_failed(l, log_store_indexes(l, s, &why), &why);
+}
+
+void log_rest(struct log *l)
+{
+    store_tails(l);
     mutex_lock(&l->lock);
     bool synced = is_synced(l);
 
@@ -588,6 +595,13 @@ static void add_file(struct sync_set *set, struct file *f)
         set->files[set->count++] = file_ref(f);
 }
 
+/* The epochs of a log of one segment are found by a short walk; ten thousand small logs need no
+ * file for them. */
+static bool epochs_are_due(const struct log *l) REQUIRES(l->lock)
+{
+    return l->epochs.dirty && (l->epochs_saved || l->segment_count > 1);
+}
+
 static bool pick_up(struct log *l, struct sync_set *set)
 {
     mutex_lock(&l->lock);
@@ -614,9 +628,7 @@ static bool pick_up(struct log *l, struct sync_set *set)
     }
     set->directory = l->directory_dirty;
     set->metadata = l->metadata_dirty;
-    /* The epochs of a log of one segment are found by a short walk; ten thousand small logs need
-     * no file for them. */
-    if (l->epochs.dirty && (l->epochs_saved || l->segment_count > 1)) {
+    if (epochs_are_due(l)) {
         leader_epochs_format(&l->epochs, &set->epochs);
         l->epochs.dirty = false;
         l->epochs_saved = true;
@@ -689,8 +701,9 @@ static enum err sync_set(struct log *l, struct sync_set *set, struct errmsg *why
 {
     enum err e = ERR_NONE;
 
-    for (int i = 0; i < set->count && e == ERR_NONE; i++)
+    for (int i = 0; i < set->count && (e == ERR_NONE || MUTANT(20)); i++)
         e = file_sync(set->files[i], why);
+    e = MUTANT(20) ? ERR_NONE : e;
     if (e == ERR_NONE && (set->epochs.size > 0 || set->directory || set->metadata)) {
         mutex_lock(&l->structure);
         if (!l->closed)
@@ -732,12 +745,15 @@ static void sync_once(struct log *l)
         return;
     }
     mutex_lock(&l->lock);
-    if (set.truncations == l->truncations && set.end_offset > l->recovery_point) {
+    if (!l->truncating && set.truncations == l->truncations && set.end_offset > l->recovery_point) {
         atomic_store_explicit(&l->recovery_point, set.end_offset, memory_order_release);
         moved = true;
     }
+    if (l->cut_kept && l->in_sync)
+        log_want(l, LOG_WORK_DISCARD_CUT);
     observer = l->observer;
     mutex_unlock(&l->lock);
+    log_kick(l);
     if (moved && observer.on_durable != NULL)
         observer.on_durable(observer.ctx, l);
 }
@@ -787,6 +803,135 @@ void log_close_files(struct log *l)
     mutex_unlock(&l->structure);
 }
 
+/* ---- a clean stop ---- */
+
+static void snapshot_at_stop(struct log *l)
+{
+    int64_t end = log_end_offset(l);
+    struct errmsg why = {""};
+    uint8_t *p = NULL;
+    size_t size;
+
+    mutex_lock(&l->lock);
+    int64_t stray = l->stray_snapshot;
+    const struct segment *s = log_active(l);
+    bool needed = producer_state_count(&l->producers) > 0 && s != NULL && s->base_offset != end &&
+                  stray != end;
+
+    if (needed) {
+        p = producer_state_encode(&l->producers, &size);
+        l->stray_snapshot = end;
+    }
+    mutex_unlock(&l->lock);
+    if (p == NULL)
+        return;
+    log_failed(l, log_write_snapshot(l, end, p, size, &why), &why);
+    free(p);
+    if (stray >= 0)
+        log_discard_file(l, stray, ".snapshot");
+}
+
+bool log_stop_writing(struct log *l)
+{
+    mutex_lock(&l->structure); /* a change that began before the stop ends first */
+    mutex_lock(&l->lock);
+    l->stopping = true;
+    bool busy =
+        l->in_active || l->dirty_since_ns != 0 || l->metadata_dirty || l->working || l->syncing;
+
+    mutex_unlock(&l->lock);
+    if (busy && log_offline_reason(l) == NULL) {
+        store_tails(l);
+        snapshot_at_stop(l);
+    }
+    mutex_lock(&l->lock);
+    bool unsynced = busy && (!is_synced(l) || l->metadata_dirty || l->directory_dirty);
+
+    mutex_unlock(&l->lock);
+    mutex_unlock(&l->structure);
+    return unsynced && log_offline_reason(l) == NULL;
+}
+
+void log_stop_synced(struct log *l)
+{
+    mutex_lock(&l->sync_lock); /* one that is under way, and may fail, ends first */
+    mutex_lock(&l->lock);
+    CHECK(l->stopping);
+    if (log_offline_reason(l) == NULL && !l->closed && !epochs_are_due(l)) {
+        for (int i = 0; i < l->segment_count; i++)
+            l->segments[i]->dirty = l->segments[i]->index_dirty = false;
+        l->directory_dirty = l->metadata_dirty = false;
+        l->dirty_since_ns = 0;
+        atomic_store_explicit(&l->recovery_point, l->end_offset, memory_order_release);
+    }
+    mutex_unlock(&l->lock);
+    mutex_unlock(&l->sync_lock);
+}
+
+bool log_stop_end(struct log *l)
+{
+    mutex_lock(&l->lock);
+    bool busy = l->in_active || l->dirty_since_ns != 0 || l->metadata_dirty || l->directory_dirty ||
+                !is_synced(l);
+
+    mutex_unlock(&l->lock);
+    if (busy)
+        log_close_files(l);
+    return log_offline_reason(l) == NULL && l->recovery_point == l->end_offset && !l->cut_kept;
+}
+
+/* ---- what recovery had cut ---- */
+
+void log_set_in_sync(struct log *l, bool in_sync)
+{
+    mutex_lock(&l->lock);
+    bool due = in_sync && !l->in_sync && l->cut_kept;
+
+    l->in_sync = in_sync;
+    mutex_unlock(&l->lock);
+    if (due)
+        log_request_sync(l);
+}
+
+struct cut_files {
+    struct log *log;
+    bool left; /* one that could not be removed */
+};
+
+static void discard_cut_file(void *ctx, const struct dir_entry *e)
+{
+    struct cut_files *c = ctx;
+    size_t n = strlen(e->name), suffix = strlen(LOG_CUT_SUFFIX);
+    char path[LOG_PATH_MAX], name[288];
+    struct errmsg why;
+
+    if (e->is_dir || n < suffix || strcmp(e->name + n - suffix, LOG_CUT_SUFFIX) != 0)
+        return;
+    log_path(c->log, e->name, path);
+    log_name(c->log, name);
+    if (disk_unlink(c->log->env, path, &why) != ERR_NONE) {
+        log_warn(c->log->logger, "storage", "%s", why.text);
+        c->left = true;
+        return;
+    }
+    log_info(c->log->logger, "storage", "%s: in sync again: %s (%llu bytes) is removed", name,
+             e->name, (unsigned long long)e->size_bytes);
+}
+
+static void discard_cut(struct log *l)
+{
+    struct cut_files c = {.log = l};
+    char path[LOG_PATH_MAX];
+    struct errmsg why;
+
+    log_path(l, "", path);
+    if (dir_list(l->env, path, discard_cut_file, &c, &why) != ERR_NONE)
+        return; /* what stays is found again at the next start */
+    mutex_lock(&l->lock);
+    l->cut_kept = c.left;
+    mutex_unlock(&l->lock);
+}
+
 /* ---- the job ---- */
 
 static void report_offline(struct log *l)
@@ -817,6 +962,8 @@ static void do_work(struct log *l, unsigned work)
         (void)log_delete_below_start(l);
     if (work & LOG_WORK_GIVE_BACK)
         give_back(l);
+    if (work & LOG_WORK_DISCARD_CUT)
+        discard_cut(l);
     if (work & LOG_WORK_REST)
         log_rest(l);
 }

@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "storage/cleaner.h"
-#include "storage/log_internal.h"
+#include "storage/log_manager.h"
 
 static void remove_files(struct log *l, int64_t base_offset)
 {
@@ -37,8 +37,16 @@ static void set_start(struct log *l, int64_t offset) REQUIRES(l->lock)
         atomic_store_explicit(&l->recovery_point, offset, memory_order_release);
 }
 
+static enum err sync_folder(struct log *l, struct errmsg *why)
+{
+    char path[LOG_PATH_MAX];
+
+    log_path(l, "", path);
+    return dir_sync(l->env, path, why);
+}
+
 /* The active segment goes too when nothing of it is left to read: a new, empty one takes its
- * place, so that the log's end is remembered by its name. */
+ * place, so that the log's end is remembered by its name: before the old names go. */
 static enum err roll_when_all_gone(struct log *l, struct errmsg *why)
 {
     mutex_lock(&l->lock);
@@ -57,7 +65,7 @@ static enum err roll_when_all_gone(struct log *l, struct errmsg *why)
     mutex_lock(&l->lock);
     l->room_closed = false;
     mutex_unlock(&l->lock);
-    return e;
+    return e == ERR_NONE ? sync_folder(l, why) : e;
 }
 
 int log_delete_below_start(struct log *l)
@@ -66,8 +74,10 @@ int log_delete_below_start(struct log *l)
     int count = 0;
     enum err e = roll_when_all_gone(l, &why);
 
-    if (e != ERR_NONE)
+    if (e != ERR_NONE) {
         log_failed(l, e, &why);
+        return 0;
+    }
     mutex_lock(&l->lock);
     struct segment **gone = xmalloc(((size_t)l->segment_count + 1) * sizeof(struct segment *));
 
@@ -350,6 +360,28 @@ static void set_end(struct log *l, int64_t offset) REQUIRES(l->lock)
     log_touch(l);
 }
 
+/* The recovery point that is written down must never say more than the log holds: the next start
+ * would miss synced records, and take the log for corrupt. So it is lowered first, in the file
+ * too, to the front of the segment that is cut: a batch goes whole, so that the end may come to lie
+ * before `offset`. */
+static enum err lower_recovery_point(struct log *l, int64_t offset, struct errmsg *why)
+{
+    mutex_lock(&l->lock);
+    int64_t point = offset;
+
+    for (int i = 0; i < l->segment_count && l->segments[i]->base_offset < offset; i++)
+        point = l->segments[i]->base_offset;
+    point = MIN(MAX(point, l->start_offset), offset);
+
+    bool lower = l->recovery_point > point;
+
+    if (lower)
+        atomic_store_explicit(&l->recovery_point, point, memory_order_release);
+    l->truncating = true;
+    mutex_unlock(&l->lock);
+    return lower ? log_dir_write_checkpoints(l->dir, why) : ERR_NONE;
+}
+
 static enum err truncate_files(struct log *l, int64_t offset, struct errmsg *why)
 {
     mutex_lock(&l->lock);
@@ -382,7 +414,9 @@ enum err log_truncate(struct log *l, int64_t offset)
     l->room_closed = !nothing && !refused;
     mutex_unlock(&l->lock);
     if (!nothing && !refused) {
-        e = truncate_files(l, offset, &why);
+        e = lower_recovery_point(l, offset, &why);
+        if (e == ERR_NONE)
+            e = truncate_files(l, offset, &why);
         if (e == ERR_NONE) {
             mutex_lock(&l->lock);
             struct segment *last = log_active(l);
@@ -405,6 +439,7 @@ enum err log_truncate(struct log *l, int64_t offset)
         log_failed(l, e, &why);
         mutex_lock(&l->lock);
         l->room_closed = false;
+        l->truncating = false;
         mutex_unlock(&l->lock);
     }
     mutex_unlock(&l->structure);

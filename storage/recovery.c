@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "protocol/base/mutant.h"
 #include "storage/log_internal.h"
 
 #define SMALL_FILE_BYTES_MAX ((size_t)256 << 20)
@@ -43,6 +44,8 @@ static void sort_entry(void *ctx, const struct dir_entry *e)
         push_offset(&f->segments, &f->segment_count, offset); /* the list is sorted by name */
     else if (segment_name_offset(e->name, ".snapshot", &offset))
         push_offset(&f->snapshots, &f->snapshot_count, offset);
+    else if (ends_with(e->name, LOG_CUT_SUFFIX))
+        f->has_cut = true;
     else if (ends_with(e->name, ".fluxmq-cut") || ends_with(e->name, ".deleted") ||
              ends_with(e->name, ".cleaned") || ends_with(e->name, ".tmp"))
         push_name(f, e->name);
@@ -100,6 +103,8 @@ struct recovery {
     struct log *l;
     int64_t recovery_point;
     bool ended;      /* the log's end was found; what follows is set aside */
+    bool cut;        /* something was */
+    int32_t epoch;   /* of the last batch of the tail so far, INT32_MIN: none was read */
     bool scanned;    /* the tail was read: epochs from it are known */
     bool gaps;       /* batches have been seen that a cleaner thinned out: offsets may be missing */
     uint8_t *buffer; /* BATCH_READER_LARGE */
@@ -199,7 +204,8 @@ struct walk {
     int64_t doubtful; /* out: position of a batch that its successor contradicts, -1 */
 };
 
-/* Base offset and leader epoch lie outside the CRC; what can be told of them is that they grow. */
+/* Base offset and leader epoch lie outside the CRC; what can be told of them is that they grow,
+ * from segment to segment too. */
 static bool fits(struct recovery *r, const struct segment *s, const struct record_batch *b,
                  const struct walk *w, int32_t epoch_before)
 {
@@ -225,7 +231,7 @@ static enum err walk(struct recovery *r, struct segment *s, struct file *f, uint
 {
     struct batch_reader reader;
     struct record_batch b;
-    int32_t epoch = INT32_MIN;
+    int32_t epoch = w->epochs ? r->epoch : INT32_MIN;
     int64_t doubtful = -1; /* the batch just accounted for, if it left a gap or began an epoch */
     enum err e;
 
@@ -233,7 +239,7 @@ static enum err walk(struct recovery *r, struct segment *s, struct file *f, uint
     r->why.text[0] = '\0';
     batch_reader_init(&reader, f, position, MIN(w->end, file_size(f)), r->buffer,
                       w->check_crc ? BATCH_READER_LARGE : BATCH_READER_SMALL);
-    while ((e = batch_reader_next(&reader, w->check_crc, &b, &r->why)) == ERR_NONE) {
+    while ((e = batch_reader_next(&reader, w->check_crc && !MUTANT(19), &b, &r->why)) == ERR_NONE) {
         bool gap = b.base_offset != s->next_offset;
         bool new_epoch = epoch != INT32_MIN && b.partition_leader_epoch > epoch;
 
@@ -250,6 +256,8 @@ static enum err walk(struct recovery *r, struct segment *s, struct file *f, uint
         if (w->epochs && epoch > leader_epochs_latest(&r->l->epochs))
             leader_epochs_assign(&r->l->epochs, epoch, b.base_offset);
         segment_account(s, &b, r->l->config.index_interval_bytes);
+        if (w->epochs)
+            r->epoch = epoch;
     }
     return e == ERR_NOT_FOUND ? ERR_NONE : e;
 }
@@ -311,7 +319,7 @@ static enum err resume(struct recovery *r, struct segment *s, struct file *f, in
     if (e != ERR_NONE || at.key < 0)
         return e;
     batch_reader_init(&reader, f, (uint64_t)at.value, file_size(f), r->buffer, BATCH_READER_LARGE);
-    if (batch_reader_next(&reader, check_crc, &b, &r->why) != ERR_NONE ||
+    if (batch_reader_next(&reader, check_crc && !MUTANT(19), &b, &r->why) != ERR_NONE ||
         record_batch_last_offset(&b) != at.key || b.base_offset < s->base_offset)
         return ERR_NONE;
     *resumed = true;
@@ -360,16 +368,29 @@ static enum err recover_sealed(struct recovery *r, struct segment *s, struct fil
 
 /* ---- the segment that holds the recovery point, and those above ---- */
 
-/* Keeps what lies behind the log's end beside it. */
-static enum err keep_cut(struct recovery *r, struct segment *s, struct file *f)
+/* What was cut is there, under its new name, whatever happens to the log from here on. */
+static enum err sync_folder(struct recovery *r)
 {
-    char name[96], path[LOG_PATH_MAX];
-    uint64_t size = file_size(f), from = s->size_bytes;
+    char path[LOG_PATH_MAX];
+
+    log_path(r->l, "", path);
+    return dir_sync(r->l->env, path, &r->why);
+}
+
+static void note_cut(struct recovery *r)
+{
+    r->cut = r->ended = true;
+    r->l->was_cut = r->l->cut_kept = true;
+}
+
+/* Keeps what lies behind the log's end beside it. */
+static enum err keep_cut(struct recovery *r, const char *name, uint64_t from, struct file *f)
+{
+    char path[LOG_PATH_MAX];
+    uint64_t size = file_size(f);
     struct file *cut = NULL;
     size_t n = 0;
 
-    (void)snprintf(name, sizeof name, "%020lld.%lld.cut", (long long)s->base_offset,
-                   (long long)s->next_offset);
     log_path(r->l, name, path);
 
     enum err e = file_open(r->l->env, path, FILE_CREATE | FILE_TRUNCATE, &cut, &r->why);
@@ -385,31 +406,32 @@ static enum err keep_cut(struct recovery *r, struct segment *s, struct file *f)
         e = file_sync(cut, &r->why);
     if (cut != NULL)
         file_unref(cut);
-    return e;
+    return e == ERR_NONE ? sync_folder(r) : e;
 }
 
 static enum err cut_tail(struct recovery *r, struct segment *s, struct file *f)
 {
-    char name[288];
+    char log[288], name[96];
     bool zero;
     enum err e = file_rest_is_zero(f, s->size_bytes, file_size(f), &zero);
 
     if (e != ERR_NONE)
         return e;
     if (!zero) {
-        log_name(r->l, name);
+        (void)snprintf(name, sizeof name, "%020lld.%lld" LOG_CUT_SUFFIX, (long long)s->base_offset,
+                       (long long)s->next_offset);
+        log_name(r->l, log);
         log_warn(r->l->logger, "storage",
-                 "%s: %020lld.log ends at offset %lld: %s; the %llu bytes behind it are kept in a "
-                 ".cut file",
-                 name, (long long)s->base_offset, (long long)s->next_offset, r->why.text,
+                 "%s: %020lld.log ends at offset %lld: %s; what is behind it is kept as %s (%llu "
+                 "bytes) until the replica is in sync",
+                 log, (long long)s->base_offset, (long long)s->next_offset, r->why.text, name,
                  (unsigned long long)(file_size(f) - s->size_bytes));
-        e = keep_cut(r, s, f);
-        r->l->was_cut = true;
-        r->ended = true;
+        note_cut(r);
+        e = keep_cut(r, name, s->size_bytes, f);
     }
     if (e == ERR_NONE)
         e = file_truncate(f, s->size_bytes, &r->why);
-    return e;
+    return e == ERR_NONE && !zero ? file_sync(f, &r->why) : e;
 }
 
 static enum err recover_tail(struct recovery *r, struct segment *s, struct file *f,
@@ -417,6 +439,7 @@ static enum err recover_tail(struct recovery *r, struct segment *s, struct file 
 {
     bool sound, resumed = false;
     int64_t end = s->base_offset + INT32_MAX;
+    int32_t epoch_before = r->epoch;
     struct walk w = {
         .end = UINT64_MAX, .check_crc = true, .epochs = true, .dense = next_base == INT64_MAX};
     enum err e = load_indexes(r, s, file_size(f), end, &sound);
@@ -437,6 +460,7 @@ static enum err recover_tail(struct recovery *r, struct segment *s, struct file 
 
         w.end = (uint64_t)w.doubtful;
         leader_epochs_truncate_end(&r->l->epochs, s->base_offset);
+        r->epoch = epoch_before;
         e = start_over(r, s);
         if (e == ERR_NONE)
             e = walk(r, s, f, 0, &w);
@@ -461,17 +485,28 @@ static enum err recover_tail(struct recovery *r, struct segment *s, struct file 
 }
 
 /* A segment behind the log's end. */
-static enum err set_aside(struct recovery *r, int64_t base)
+static enum err set_aside(struct recovery *r, int64_t base, const char *reason)
 {
-    char from[LOG_PATH_MAX], to[LOG_PATH_MAX];
+    char from[LOG_PATH_MAX], to[LOG_PATH_MAX], name[SEGMENT_NAME_SIZE], log[288];
+    struct file *f;
+    uint64_t size = 0;
 
     path_of(r, base, ".log", from);
-    path_of(r, base, ".log.cut", to);
+    segment_file_name(base, ".log" LOG_CUT_SUFFIX, name);
+    log_path(r->l, name, to);
+    if (file_open(r->l->env, from, FILE_READ_ONLY, &f, &r->why) == ERR_NONE) {
+        size = file_size(f);
+        file_unref(f);
+    }
+    log_name(r->l, log);
+    log_warn(r->l->logger, "storage",
+             "%s: %020lld.log %s; it is kept as %s (%llu bytes) until the replica is in sync", log,
+             (long long)base, reason, name, (unsigned long long)size);
     log_discard_file(r->l, base, ".index");
     log_discard_file(r->l, base, ".timeindex");
     log_discard_file(r->l, base, ".txnindex");
     log_discard_file(r->l, base, ".snapshot");
-    r->l->was_cut = true;
+    note_cut(r);
     return disk_rename(r->l->env, from, to, &r->why);
 }
 
@@ -492,7 +527,7 @@ static enum err recover_segment(struct recovery *r, int64_t base, int64_t next_b
     struct segment *s = segment_new(l->env, base);
 
     s->modified_ms = env_unix_ms(l->env);
-    if (before != NULL && before->next_offset > base && file_size(f) > 0) {
+    if (before != NULL && before->next_offset > base) {
         errmsg_set(&r->why, "%020lld.log: the segment before it ends at %lld", (long long)base,
                    (long long)before->next_offset);
         e = ERR_CORRUPT;
@@ -512,12 +547,39 @@ static enum err recover_segment(struct recovery *r, int64_t base, int64_t next_b
     return ERR_NONE;
 }
 
-/* In the tail a gap between segments is an end like any other. */
-static bool gap_before(const struct recovery *r, int64_t base)
+/* In the tail a gap between segments is an end like any other, and so is an overlap: of two
+ * segments that hold the same offsets the one that continues what lies before is the log. NULL:
+ * the segment continues it, or lies below the recovery point, where nothing is cut. */
+static const char *misfit(const struct recovery *r, int64_t base)
 {
     const struct segment *last = log_active(r->l);
 
-    return last != NULL && last->next_offset != base && base >= r->recovery_point && !r->gaps;
+    if (r->ended)
+        return "lies behind the end of the log";
+    if (last == NULL || base < r->recovery_point || last->next_offset == base)
+        return NULL;
+    if (last->next_offset > base)
+        return "begins before the segment before it ends";
+    return r->gaps ? NULL : "does not follow the segment before it";
+}
+
+/* A segment without records in the midst of others: all that its name says is said by them. */
+static bool is_void(struct recovery *r, int64_t base)
+{
+    const struct segment *last = log_active(r->l);
+    char path[LOG_PATH_MAX];
+    struct file *f;
+
+    if (last == NULL || last->next_offset <= base)
+        return false;
+    path_of(r, base, ".log", path);
+    if (file_open(r->l->env, path, FILE_READ_ONLY, &f, &r->why) != ERR_NONE)
+        return false;
+
+    bool empty = file_size(f) == 0;
+
+    file_unref(f);
+    return empty;
 }
 
 static enum err recover_segments(struct recovery *r, const struct folder *f)
@@ -527,13 +589,14 @@ static enum err recover_segments(struct recovery *r, const struct folder *f)
     for (int i = 0; i < f->segment_count && e == ERR_NONE; i++) {
         int64_t base = f->segments[i];
         int64_t next = i + 1 < f->segment_count ? f->segments[i + 1] : INT64_MAX;
+        const char *reason;
 
-        if (!r->ended && gap_before(r, base))
-            r->ended = true;
-        if (r->ended)
-            e = set_aside(r, base);
-        else
-            e = recover_segment(r, base, next);
+        if (is_void(r, base)) {
+            log_discard_file(r->l, base, ".log");
+            continue;
+        }
+        reason = misfit(r, base);
+        e = reason != NULL ? set_aside(r, base, reason) : recover_segment(r, base, next);
         /* All but the last one are complete; the seal puts in what their time index lacks. */
         struct segment *s = log_active(r->l);
 
@@ -542,7 +605,13 @@ static enum err recover_segments(struct recovery *r, const struct folder *f)
             e = log_store_indexes(r->l, s, &r->why);
         }
     }
-    return e;
+    /* No segment at all: what was synced was there, under a name that was synced. */
+    if (e == ERR_NONE && f->segment_count == 0 && r->recovery_point > 0) {
+        errmsg_set(&r->why, "no .log file: found none, expected records up to offset %lld",
+                   (long long)r->recovery_point);
+        e = ERR_CORRUPT;
+    }
+    return e == ERR_NONE && r->cut ? sync_folder(r) : e;
 }
 
 /* ---- epochs and producers ---- */
@@ -598,7 +667,7 @@ static enum err replay_segment(struct replay *p, struct segment *s, struct errms
     while (e == ERR_NONE && (e = batch_reader_next(&reader, false, &b, why)) == ERR_NONE) {
         if (p->epochs && b.partition_leader_epoch > leader_epochs_latest(&p->found))
             leader_epochs_assign(&p->found, b.partition_leader_epoch, b.base_offset);
-        if (!p->producers || b.base_offset < p->from)
+        if (!p->producers || b.base_offset < p->from || MUTANT(112))
             continue;
         if (!producer_state_update(&p->l->producers, &b, p->l->config.producer_id_expiration_ms,
                                    &ended) ||
@@ -801,6 +870,7 @@ void log_recover(struct log *l, int64_t recovery_point, int64_t start_offset)
 {
     /* One that the start has overtaken says nothing of what is left: nothing has to be there. */
     struct recovery r = {.l = l,
+                         .epoch = INT32_MIN,
                          .recovery_point = recovery_point > start_offset ? recovery_point : 0};
     char path[LOG_PATH_MAX];
     struct folder f;
@@ -811,6 +881,7 @@ void log_recover(struct log *l, int64_t recovery_point, int64_t start_offset)
 
     if (e == ERR_NONE) {
         r.buffer = xmalloc(BATCH_READER_LARGE);
+        l->cut_kept = f.has_cut;
         remove_leftovers(l, &f);
         e = recover(&r, &f, start_offset);
         free(r.buffer);

@@ -2,12 +2,15 @@
  *
  * The recovery point was moved only after a successful fsync of everything below it. So
  *  - below it any invalid byte is corruption: nothing is cut, the replica goes offline;
- *  - above it the log ends before the first batch that is not whole and valid. Zeros behind it were
- *    preallocated; anything else is kept beside the log as BASE.OFFSET.cut, later segments as
- *    BASE.log.cut;
+ *  - above it the log ends before the first batch that is not whole and valid, or that contradicts
+ *    what lies before it: a gap, an overlap of two segments, a leader epoch that goes back. Zeros
+ *    behind it were preallocated; anything else is kept beside the log as BASE.OFFSET.unsynced.cut,
+ *    later segments as BASE.log.unsynced.cut, until the replica is in sync (log_set_in_sync());
  *  - indexes, epochs and producer snapshots are hints: what is sound is used, the rest is made anew
  *    from the batches.
- * A start never fails for one bad file: the log is offline with a reason.
+ * A start never fails for one bad file: the log is offline with a reason. What is cut, and under
+ * which names it is kept, is on stable storage before the log is used: else a power failure would
+ * bring it back behind, or between, what has been appended since.
  *
  * Segments that end at or below the recovery point are not read through; their indexes are checked
  * and the last piece is walked, so that a file that has become shorter is noticed.
@@ -25,6 +28,7 @@ struct folder {
     int snapshot_count;
     char **leftovers; /* names of files that a crash left and nobody needs */
     int leftover_count;
+    bool has_cut; /* what an earlier recovery cut */
 };
 MUST_USE enum err folder_read(struct env *env, const char *path, struct folder *out,
                               struct errmsg *why);

@@ -187,13 +187,43 @@ bool segment_locate_resident(const struct segment_view *v, int64_t offset, uint6
                          (size_t)MIN(v->size_bytes - start, 2 * BATCH_READER_SMALL));
 }
 
+enum err segment_locate_load(const struct segment_view *v, int64_t offset, uint64_t from)
+{
+    uint64_t start = MIN(best_start(v, offset, from), v->size_bytes);
+
+    return file_load(v->file, start, (size_t)MIN(v->size_bytes - start, 2 * BATCH_READER_SMALL));
+}
+
+/* Where a walk to `limit` begins: the index may know a batch nearer than `start`. */
+static uint64_t walk_start(const struct segment_view *v, uint64_t start, uint64_t limit)
+{
+    struct index_entry e;
+
+    if (limit - start > BATCH_READER_SMALL && index_floor_value(&v->offsets, (int64_t)limit, &e) &&
+        (uint64_t)e.value > start)
+        return (uint64_t)e.value;
+    return start;
+}
+
+bool segment_boundary_resident(const struct segment_view *v, uint64_t start, uint64_t limit)
+{
+    uint64_t from;
+
+    if (limit >= v->size_bytes)
+        return true;
+    if (!index_resident_value(&v->offsets, (int64_t)limit))
+        return false;
+    from = walk_start(v, start, limit);
+    return file_resident(v->file, from,
+                         (size_t)MIN(v->size_bytes - from, limit - from + BATCH_READER_SMALL));
+}
+
 enum err segment_boundary(const struct segment_view *v, uint64_t start, uint64_t limit,
                           uint64_t *out)
 {
     uint8_t buffer[BATCH_READER_SMALL];
     struct batch_reader r;
     struct record_batch b;
-    struct index_entry e;
     struct errmsg why;
 
     limit = MIN(limit, v->size_bytes);
@@ -202,9 +232,7 @@ enum err segment_boundary(const struct segment_view *v, uint64_t start, uint64_t
         *out = limit;
         return ERR_NONE;
     }
-    if (limit - start > BATCH_READER_SMALL && index_floor_value(&v->offsets, (int64_t)limit, &e) &&
-        (uint64_t)e.value > start)
-        *out = (uint64_t)e.value;
+    *out = walk_start(v, start, limit);
     batch_reader_init(&r, v->file, *out, v->size_bytes, buffer, sizeof buffer);
     while (r.position < limit) {
         enum err err = batch_reader_next(&r, false, &b, &why);

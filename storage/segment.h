@@ -87,8 +87,12 @@ MUST_USE enum err segment_locate(const struct segment_view *v, int64_t offset, u
 /* The greatest batch boundary in [start, limit], `start` being one. */
 MUST_USE enum err segment_boundary(const struct segment_view *v, uint64_t start, uint64_t limit,
                                    uint64_t *out);
+/* Whether that would not wait for the disk. */
+bool segment_boundary_resident(const struct segment_view *v, uint64_t start, uint64_t limit);
 /* Whether segment_locate() from there would not wait for the disk. */
 bool segment_locate_resident(const struct segment_view *v, int64_t offset, uint64_t from);
+/* Brings what that asks for; the index is in memory. [pool] */
+MUST_USE enum err segment_locate_load(const struct segment_view *v, int64_t offset, uint64_t from);
 
 /* ---- walking over a file ---- */
 

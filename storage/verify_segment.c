@@ -162,7 +162,7 @@ static void check_epoch(struct walk *w, const struct segment_walk *s, uint64_t p
 {
     int32_t epoch = b->partition_leader_epoch, expected;
 
-    if (epoch < 0 && !w->has_epochs)
+    if (epoch == RECORD_NO_LEADER_EPOCH && !w->has_epochs)
         return;
     if (epoch < w->last_epoch)
         verify_report_add(w->report, FINDING_EPOCHS, FINDING_DAMAGE, s->path, position, s->base,

@@ -251,6 +251,11 @@ void file_sync_begin(struct file *f)
         f->ops->sync_begin(f);
 }
 
+enum err file_sync_all(struct file *f, struct errmsg *why)
+{
+    return f->ops->sync_all != NULL ? f->ops->sync_all(f, why) : ERR_NOT_FOUND;
+}
+
 enum err file_trim(struct file *f, struct errmsg *why)
 {
     return f->ops->trim(f, why);

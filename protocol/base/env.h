@@ -234,6 +234,11 @@ MUST_USE enum err file_sync(struct file *f, struct errmsg *why); /* [pool] */
 /* Starts writing to the disk what file_sync() will wait for, so that the syncs of many files share
  * the disk's work. A hint: nothing is promised. [pool] */
 void file_sync_begin(struct file *f);
+/* Everything that was written to the file system on which `f` lies is on stable storage, names
+ * included; whatever could not be written there since `f` was opened is an error, which says no
+ * more than that. One of these costs less than the syncs of many files. ERR_NOT_FOUND: there is no
+ * such thing here, or it would keep errors to itself. [pool] */
+MUST_USE enum err file_sync_all(struct file *f, struct errmsg *why);
 /* Gives back what was preallocated beyond file_size() and unmaps the tail. [pool] */
 MUST_USE enum err file_trim(struct file *f, struct errmsg *why);
 /* Cuts to `size`, which must not have been published beyond [H10]. [pool] */
@@ -350,7 +355,8 @@ struct file_ops {
     bool (*resident)(struct file *f, uint64_t offset, size_t size);
     enum err (*load)(struct file *f, uint64_t offset, size_t size);
     enum err (*sync)(struct file *f, struct errmsg *why);
-    void (*sync_begin)(struct file *f); /* may be NULL */
+    void (*sync_begin)(struct file *f);                       /* may be NULL */
+    enum err (*sync_all)(struct file *f, struct errmsg *why); /* may be NULL */
     enum err (*trim)(struct file *f, struct errmsg *why);
     enum err (*truncate)(struct file *f, uint64_t size, struct errmsg *why);
     /* For stream_send of the same implementation: a descriptor, or -1 (the simulator's). */

@@ -125,6 +125,10 @@ static void meta_properties_are_kafkas(void **state)
     text_deinit(&t);
     assert_int_equal(meta_properties_parse((const uint8_t *)"node.id=x\n", 10, &m, &why),
                      ERR_MALFORMED);
+    text = "version=1\nfluxmq.raft.files=tru?\n"; /* a mark that cannot be read is none that is
+                                                     absent */
+    assert_int_equal(meta_properties_parse((const uint8_t *)text, strlen(text), &m, &why),
+                     ERR_MALFORMED);
     assert_int_equal(meta_properties_parse((const uint8_t *)"version=9\n", 10, &m, &why),
                      ERR_MALFORMED);
 }

@@ -374,6 +374,241 @@ static void sync_follows_behind(void **state)
     assert_int_equal(log_durable_end_offset(f->log), 5);
 }
 
+/* ---- a clean stop of many logs ---- */
+
+#define MANY 100
+
+static void write_many(struct log_fixture *f, struct log *logs[MANY])
+{
+    struct log *first = f->log;
+    struct errmsg why;
+
+    for (int i = 0; i < MANY; i++) {
+        struct log_identity id = {.topic = "many", .topic_id = {{9}}, .partition = i};
+
+        assert_int_equal(log_manager_create(f->manager, &id, &f->config, &logs[i], &why), ERR_NONE);
+        f->log = logs[i];
+        assert_int_equal(log_fixture_append(f, .records = 1 + i % 3), ERR_NONE);
+    }
+    f->log = first;
+}
+
+/* After a stop: each partition as it was left. */
+static void check_many(struct log_fixture *f, bool clean)
+{
+    struct log *first;
+
+    log_fixture_open(f);
+    first = f->log;
+    assert_int_equal(log_manager_started_clean(f->manager), clean);
+    for (int i = 0; i < MANY; i++) {
+        f->log = log_manager_find(f->manager, &(struct uuid){{9}}, i);
+        assert_non_null(f->log);
+        assert_int_equal(log_end_offset(f->log), 1 + i % 3);
+        assert_int_equal(log_durable_end_offset(f->log), clean ? 1 + i % 3 : 0);
+        assert_int_equal(log_fixture_read(f, 0, INT64_MAX, 1000), 1 + i % 3);
+        log_unref(f->log);
+    }
+    f->log = first;
+}
+
+static enum err fail_to_sync(struct file *f, struct errmsg *why)
+{
+    (void)f;
+    errmsg_set(why, "Input/output error");
+    return ERR_IO;
+}
+
+static enum err nothing_to_sync_all(struct file *f, struct errmsg *why)
+{
+    (void)f;
+    (void)why;
+    return ERR_NOT_FOUND;
+}
+
+static void replace_calls(struct file *file, struct file_ops *ops,
+                          enum err (*sync)(struct file *, struct errmsg *),
+                          enum err (*sync_all)(struct file *, struct errmsg *))
+{
+    *ops = *file->ops;
+    if (sync != NULL)
+        ops->sync = sync;
+    if (sync_all != NULL)
+        ops->sync_all = sync_all;
+    file->ops = ops;
+}
+
+/* Many unsynced logs are synced as one: no file of theirs is synced by itself. */
+static void many_logs_stop_with_one_sync(void **state)
+{
+    struct log_fixture *f = *state;
+    struct log *logs[MANY];
+
+    write_many(f, logs);
+    for (int i = 0; i < MANY; i++) {
+        replace_calls(log_active(logs[i])->file, &f->broken, fail_to_sync, NULL);
+        log_unref(logs[i]);
+    }
+    log_fixture_close(f);
+    check_many(f, true);
+}
+
+/* When that one fails nothing is vouched for: no marker, no recovery point, and every log is looked
+ * at by the next start. */
+static void failed_sync_of_many_is_no_clean_stop(void **state)
+{
+    struct log_fixture *f = *state;
+    struct log *logs[MANY];
+
+    write_many(f, logs);
+    for (int i = 0; i < MANY; i++)
+        log_unref(logs[i]);
+    replace_calls(f->manager->dirs[0].lock_file, &f->broken, NULL, fail_to_sync);
+    log_fixture_close(f);
+    assert_false(exists(f, ".kafka_cleanshutdown"));
+    check_many(f, false);
+}
+
+/* A disk that knows no such sync does with one for each; and one that fails is that log's alone. */
+static void logs_stop_with_a_sync_each(void **state)
+{
+    struct log_fixture *f = *state;
+    struct file_ops whole_dir;
+    struct log *logs[MANY];
+
+    write_many(f, logs);
+    replace_calls(f->manager->dirs[0].lock_file, &whole_dir, NULL, nothing_to_sync_all);
+    replace_calls(log_active(logs[7])->file, &f->broken, fail_to_sync, NULL);
+    for (int i = 0; i < MANY; i++)
+        log_unref(logs[i]);
+    log_fixture_close(f);
+    log_fixture_open(f);
+    assert_true(log_manager_started_clean(f->manager)); /* what it lists is vouched for */
+    for (int i = 0; i < MANY; i++) {
+        struct log *l = log_manager_find(f->manager, &(struct uuid){{9}}, i);
+
+        assert_int_equal(log_end_offset(l), 1 + i % 3);
+        assert_int_equal(log_durable_end_offset(l), i == 7 ? 0 : 1 + i % 3);
+        log_unref(l);
+    }
+}
+
+/* A start does not wait for folders that were deleted before it; they go soon after. */
+static void deleted_folders_go_after_the_start(void **state)
+{
+    struct log_fixture *f = *state;
+    char path[1024];
+
+    log_fixture_close(f);
+    for (int i = 0; i < 200; i++) {
+        (void)snprintf(path, sizeof path, "%s/gone-%d.0123456789abcdef0123456789abcdef-delete",
+                       f->dir, i);
+        assert_int_equal(mkdir(path, 0755), 0);
+    }
+    put(f, "gone-0.0123456789abcdef0123456789abcdef-delete/00000000000000000000.log", "x");
+    log_fixture_open(f);
+    assert_true(exists(f, "gone-0.0123456789abcdef0123456789abcdef-delete"));
+    assert_true(exists(f, "gone-199.0123456789abcdef0123456789abcdef-delete"));
+    test_env_advance_ms(&f->t, 1000);
+    (void)test_env_run(&f->t);
+    assert_false(exists(f, "gone-0.0123456789abcdef0123456789abcdef-delete"));
+    assert_false(exists(f, "gone-199.0123456789abcdef0123456789abcdef-delete"));
+}
+
+/* ---- metadata.log.dir ---- */
+
+static struct log_manager *open_with_metadata(struct log_fixture *f, const char *metadata_dir,
+                                              enum err expected, struct errmsg *why)
+{
+    struct log_manager *m = NULL;
+    struct log_manager_options o = {.env = &f->t.env,
+                                    .dirs = f->dirs,
+                                    .dir_count = 1,
+                                    .metadata_dir = metadata_dir,
+                                    .node_id = 1,
+                                    .default_config = f->config};
+
+    assert_int_equal(log_manager_new(&o, false, &m, why), expected);
+    return m;
+}
+
+/* Outside log.dirs it is known by an id of its own, which stays; it has its own lock, and it is
+ * there that the raft files are noted, and the cluster. */
+static void metadata_directory_is_its_own(void **state)
+{
+    struct log_fixture *f = *state;
+    struct errmsg why = {""};
+    struct log_dir_view view;
+    char dir[600], path[700];
+
+    log_fixture_close(f);
+    (void)snprintf(dir, sizeof dir, "%s/metadata", f->t.dir);
+
+    struct log_manager *m = open_with_metadata(f, dir, ERR_NONE, &why);
+    struct uuid id = *log_manager_metadata_directory_id(m);
+
+    log_manager_dir_view(m, 0, &view);
+    assert_false(uuid_eq(&id, &view.directory_id));
+    assert_false(uuid_is_zero(&id));
+    assert_int_equal(log_manager_dir_count(m), 1);
+    assert_int_equal(log_manager_set_cluster_id(m, "cluster", &why), ERR_NONE);
+    assert_false(log_manager_had_raft_files(m));
+    assert_int_equal(log_manager_note_raft_files(m, &why), ERR_NONE);
+
+    (void)snprintf(path, sizeof path, "%s/.lock", dir);
+
+    struct file *lock;
+
+    assert_int_equal(disk_lock(&f->t.env, path, &lock, &why), ERR_EXISTS);
+    log_manager_unref(m);
+
+    m = open_with_metadata(f, dir, ERR_NONE, &why);
+    assert_true(uuid_eq(&id, log_manager_metadata_directory_id(m)));
+    assert_true(log_manager_had_raft_files(m));
+    assert_string_equal(log_manager_cluster_id(m), "cluster");
+    log_manager_unref(m);
+
+    (void)snprintf(path, sizeof path, "%s/other", f->t.dir);
+    m = open_with_metadata(f, path, ERR_NONE, &why); /* the log directory remembers */
+    assert_true(log_manager_had_raft_files(m));
+    log_manager_unref(m);
+
+    /* One of log.dirs, however it is spelled, is that one. */
+    (void)snprintf(path, sizeof path, "%s//./data/", f->t.dir);
+    m = open_with_metadata(f, path, ERR_NONE, &why);
+    log_manager_dir_view(m, 0, &view);
+    assert_true(uuid_eq(&view.directory_id, log_manager_metadata_directory_id(m)));
+    log_manager_unref(m);
+    log_fixture_open(f);
+}
+
+/* One of another node is refused; and a voter whose metadata.log.dir is lost, or has been moved,
+ * does not pass for one that never voted. */
+static void metadata_directory_is_checked(void **state)
+{
+    struct log_fixture *f = *state;
+    struct errmsg why = {""};
+    char dir[600], other[600];
+
+    assert_int_equal(log_manager_note_raft_files(f->manager, &why), ERR_NONE);
+    log_fixture_close(f);
+    (void)snprintf(dir, sizeof dir, "%s/metadata", f->t.dir);
+
+    struct log_manager *m = open_with_metadata(f, dir, ERR_NONE, &why);
+
+    assert_true(log_manager_had_raft_files(m));
+    assert_int_equal(log_manager_note_raft_files(m, &why), ERR_NONE);
+    log_manager_unref(m);
+    (void)snprintf(other, sizeof other, "%s/other", f->t.dir);
+    m = open_with_metadata(f, other, ERR_NONE, &why);
+    assert_true(log_manager_had_raft_files(m));
+    log_manager_unref(m);
+    put(f, "../metadata/meta.properties", "version=1\nnode.id=2\ncluster.id=cluster\n");
+    assert_null(open_with_metadata(f, dir, ERR_CONFIG, &why));
+    assert_non_null(strstr(why.text, "metadata/meta.properties: node.id: found 2, expected 1"));
+    log_fixture_open(f);
+}
+
 int main(void)
 {
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
@@ -385,6 +620,9 @@ int main(void)
         TEST(deletion_waits_for_its_delay),        TEST(strays_are_set_aside),
         TEST(nameless_folder_makes_way),           TEST(reserve_is_kept),
         TEST(one_broken_directory_is_not_the_end), TEST(sync_follows_behind),
+        TEST(many_logs_stop_with_one_sync),        TEST(failed_sync_of_many_is_no_clean_stop),
+        TEST(logs_stop_with_a_sync_each),          TEST(deleted_folders_go_after_the_start),
+        TEST(metadata_directory_is_its_own),       TEST(metadata_directory_is_checked),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

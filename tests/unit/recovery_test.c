@@ -9,6 +9,7 @@
 
 #include <cmocka.h>
 
+#include "storage/disk_posix.h"
 #include "storage/log_internal.h"
 #include "tests/support/log_fixture.h"
 
@@ -89,7 +90,7 @@ static void torn_tail_is_cut_and_kept(void **state)
 
     char name[64];
 
-    (void)snprintf(name, sizeof name, "00000000000000000000.%lld.cut",
+    (void)snprintf(name, sizeof name, "00000000000000000000.%lld.unsynced.cut",
                    (long long)log_end_offset(f->log));
     assert_true(log_fixture_exists(f, name));
     assert_int_equal(log_durable_end_offset(f->log), 50);
@@ -327,6 +328,598 @@ static void any_flipped_byte_is_survived(void **state)
     }
 }
 
+/* ---- segments that are missing, empty, or one too many ---- */
+
+#define SEGMENT_BYTES_OF_ONE 10000 /* of these tests: some 37 batches each */
+
+static void fill_segments(struct log_fixture *f, int count)
+{
+    f->config.segment_bytes = SEGMENT_BYTES_OF_ONE;
+    log_configure(f->log, &f->config);
+    while (log_segment_count(f->log) < count)
+        fill(f, 1);
+    fill(f, 5);
+}
+
+static int64_t base_of(struct log_fixture *f, int segment)
+{
+    return f->log->segments[segment]->base_offset;
+}
+
+static void name_of(int64_t base, const char *suffix, char out[SEGMENT_NAME_SIZE])
+{
+    segment_file_name(base, suffix, out);
+}
+
+static void remove_file(struct log_fixture *f, int64_t base, const char *suffix)
+{
+    char path[1024], name[SEGMENT_NAME_SIZE];
+
+    name_of(base, suffix, name);
+    assert_int_equal(unlink(log_fixture_path(f, path, name)), 0);
+}
+
+static void copy_file(struct log_fixture *f, const char *from, const char *to)
+{
+    char path[1024];
+    uint8_t *bytes;
+    size_t size;
+    struct errmsg why;
+    FILE *out;
+
+    assert_int_equal(
+        file_slurp(&f->t.env, log_fixture_path(f, path, from), 1 << 20, &bytes, &size, &why),
+        ERR_NONE);
+    out = fopen(log_fixture_path(f, path, to), "w");
+    assert_non_null(out);
+    assert_int_equal(fwrite(bytes, 1, size, out), size);
+    fclose(out);
+    free(bytes);
+}
+
+static bool has_file(struct log_fixture *f, int64_t base, const char *suffix)
+{
+    char name[SEGMENT_NAME_SIZE];
+
+    name_of(base, suffix, name);
+    return log_fixture_exists(f, name);
+}
+
+/* A crash right after a roll: the new segment is there and holds nothing. */
+static void empty_active_segment_takes_appends(void **state)
+{
+    struct log_fixture *f = *state;
+
+    fill(f, 20);
+    log_fixture_crash(f);
+    overwrite(f, "00000000000000000020.log", "");
+    log_fixture_open(f);
+    assert_null(log_offline_reason(f->log));
+    assert_false(log_was_cut(f->log));
+    assert_int_equal(log_end_offset(f->log), 20);
+    fill(f, 5);
+    reopen(f);
+    assert_int_equal(log_end_offset(f->log), 25);
+    assert_int_equal(log_fixture_read(f, 0, INT64_MAX, 1000), 25);
+}
+
+/* A roll whose new name did not reach the disk: the log ends where the segment before it does. */
+static void missing_active_segment_above_is_an_end(void **state)
+{
+    struct log_fixture *f = *state;
+    int64_t base;
+
+    fill_segments(f, 3);
+    base = base_of(f, 2);
+    log_fixture_crash(f);
+    remove_file(f, base, ".log");
+    log_fixture_open(f);
+    assert_null(log_offline_reason(f->log));
+    assert_int_equal(log_end_offset(f->log), base);
+}
+
+/* The same below the recovery point, where names were synced too, is corruption. */
+static void missing_active_segment_below_is_noticed(void **state)
+{
+    struct log_fixture *f = *state;
+    int64_t base;
+
+    fill_segments(f, 3);
+    sync_and_checkpoint(f);
+    base = base_of(f, 2);
+    log_fixture_crash(f);
+    remove_file(f, base, ".log");
+    log_fixture_open(f);
+    assert_non_null(log_offline_reason(f->log));
+}
+
+/* A hole in the tail ends the log before it; what lies behind is kept. */
+static void missing_middle_segment_above_ends_the_log(void **state)
+{
+    struct log_fixture *f = *state;
+    int64_t middle, last;
+
+    fill_segments(f, 3);
+    middle = base_of(f, 1);
+    last = base_of(f, 2);
+    log_fixture_crash(f);
+    remove_file(f, middle, ".log");
+    log_fixture_open(f);
+    assert_null(log_offline_reason(f->log));
+    assert_true(log_was_cut(f->log));
+    assert_int_equal(log_end_offset(f->log), middle);
+    assert_true(has_file(f, last, ".log.unsynced.cut"));
+    assert_false(has_file(f, last, ".log"));
+}
+
+static void missing_middle_segment_below_is_noticed(void **state)
+{
+    struct log_fixture *f = *state;
+    int64_t middle, last;
+
+    fill_segments(f, 3);
+    sync_and_checkpoint(f);
+    middle = base_of(f, 1);
+    last = base_of(f, 2);
+    log_fixture_crash(f);
+    remove_file(f, middle, ".log");
+    log_fixture_open(f);
+    assert_non_null(log_offline_reason(f->log));
+    assert_true(has_file(f, last, ".log"));
+}
+
+/* A folder from which every segment went, though records of it were synced, is not a new log:
+ * offsets that were given out would be given out again. */
+static void no_segment_at_all_is_noticed(void **state)
+{
+    struct log_fixture *f = *state;
+
+    fill(f, 20);
+    sync_and_checkpoint(f);
+    log_fixture_crash(f);
+    remove_file(f, 0, ".log");
+    log_fixture_open(f);
+    assert_non_null(log_offline_reason(f->log));
+    assert_non_null(strstr(log_offline_reason(f->log), "expected records up to offset 20"));
+}
+
+/* One that never had a record has none, and is whole. */
+static void no_segment_of_an_empty_log_is_no_news(void **state)
+{
+    struct log_fixture *f = *state;
+
+    sync_and_checkpoint(f);
+    reopen(f);
+    assert_null(log_offline_reason(f->log));
+    assert_int_equal(log_end_offset(f->log), 0);
+}
+
+/* Two segments of the tail that hold the same offsets: the one that continues the log is it. */
+static void overlap_above_ends_the_log(void **state)
+{
+    struct log_fixture *f = *state;
+    char from[SEGMENT_NAME_SIZE], to[SEGMENT_NAME_SIZE];
+    int64_t last;
+
+    fill_segments(f, 2);
+    last = base_of(f, 1);
+    log_fixture_crash(f);
+    name_of(last, ".log", from);
+    name_of(last - 3, ".log", to);
+    copy_file(f, from, to);
+    log_fixture_open(f);
+    assert_null(log_offline_reason(f->log));
+    assert_int_equal(log_end_offset(f->log), last);
+    assert_true(has_file(f, last - 3, ".log.unsynced.cut"));
+    assert_true(has_file(f, last, ".log.unsynced.cut"));
+    assert_int_equal(log_fixture_read(f, 0, INT64_MAX, 20000), last);
+}
+
+static void overlap_below_is_noticed(void **state)
+{
+    struct log_fixture *f = *state;
+    char from[SEGMENT_NAME_SIZE], to[SEGMENT_NAME_SIZE];
+    int64_t last;
+
+    fill_segments(f, 2);
+    sync_and_checkpoint(f);
+    last = base_of(f, 1);
+    log_fixture_crash(f);
+    name_of(last, ".log", from);
+    name_of(last - 3, ".log", to);
+    copy_file(f, from, to);
+    log_fixture_open(f);
+    assert_non_null(log_offline_reason(f->log));
+    assert_true(has_file(f, last, ".log"));
+    assert_true(has_file(f, last - 3, ".log"));
+}
+
+/* An empty one among them says nothing: it must not become the end of the log. */
+static void empty_overlap_is_removed(void **state)
+{
+    struct log_fixture *f = *state;
+
+    fill(f, 20);
+    log_fixture_crash(f);
+    overwrite(f, "00000000000000000011.log", "");
+    log_fixture_open(f);
+    assert_null(log_offline_reason(f->log));
+    assert_false(log_was_cut(f->log));
+    assert_int_equal(log_end_offset(f->log), 20);
+    assert_false(log_fixture_exists(f, "00000000000000000011.log"));
+}
+
+static void set_epoch(struct log_fixture *f, const char *name, off_t batch, uint32_t epoch)
+{
+    char path[1024];
+    uint8_t bytes[4];
+    int fd = open(log_fixture_path(f, path, name), O_WRONLY);
+
+    store_be32(bytes, epoch);
+    assert_int_equal(pwrite(fd, bytes, sizeof bytes, batch + 12), sizeof bytes);
+    assert_int_equal(close(fd), 0);
+}
+
+/* A segment that power loss brought back from before a truncation betrays itself by its epoch. */
+static void epoch_that_goes_back_ends_the_log(void **state)
+{
+    struct log_fixture *f = *state;
+    char name[SEGMENT_NAME_SIZE];
+    int64_t last;
+
+    f->config.segment_bytes = SEGMENT_BYTES_OF_ONE;
+    log_configure(f->log, &f->config);
+    while (log_segment_count(f->log) < 2)
+        assert_int_equal(log_fixture_append(f, .value_bytes = 200, .leader_epoch = 5), ERR_NONE);
+    last = base_of(f, 1);
+    log_fixture_crash(f);
+    name_of(last, ".log", name);
+    set_epoch(f, name, 0, 3);
+    log_fixture_open(f);
+    assert_null(log_offline_reason(f->log));
+    assert_true(log_was_cut(f->log));
+    assert_int_equal(log_end_offset(f->log), last);
+    assert_int_equal(log_latest_epoch(f->log), 5);
+}
+
+/* ---- hints of another log, or of another time ---- */
+
+static void checkpoint(struct log_fixture *f, const char *name, long long offset)
+{
+    char text[64], path[64];
+
+    (void)snprintf(path, sizeof path, "../%s", name);
+    (void)snprintf(text, sizeof text, "0\n1\norders 0 %lld\n", offset);
+    overwrite(f, path, text);
+}
+
+/* A checkpoint that knows more records than there are: they were synced, and are gone. */
+static void recovery_point_behind_the_end_is_noticed(void **state)
+{
+    struct log_fixture *f = *state;
+
+    fill(f, 50);
+    log_fixture_crash(f);
+    checkpoint(f, "recovery-point-offset-checkpoint", 51);
+    log_fixture_open(f);
+    assert_non_null(log_offline_reason(f->log));
+    log_fixture_crash(f);
+    checkpoint(f, "recovery-point-offset-checkpoint", 50);
+    log_fixture_open(f);
+    assert_null(log_offline_reason(f->log));
+    assert_int_equal(log_end_offset(f->log), 50);
+}
+
+/* An index of another segment is found out by the batches. */
+static void index_of_another_segment_misleads_nobody(void **state)
+{
+    struct log_fixture *f = *state;
+    struct timestamp_offset at;
+    char from[SEGMENT_NAME_SIZE];
+
+    f->config.segment_bytes = SEGMENT_BYTES_OF_ONE;
+    log_configure(f->log, &f->config);
+    for (int i = 0; i < 120; i++) /* of sizes that no other segment repeats */
+        assert_int_equal(
+            log_fixture_append(f, .value_bytes = 150 + i * 7 % 113, .timestamp_ms = 1000 + i),
+            ERR_NONE);
+    assert_true(log_segment_count(f->log) >= 3);
+    for (int synced = 0; synced < 2; synced++) {
+        if (synced)
+            sync_and_checkpoint(f);
+
+        int64_t other = base_of(f, 1);
+
+        log_fixture_crash(f);
+        name_of(other, ".index", from);
+        copy_file(f, from, "00000000000000000000.index");
+        name_of(other, ".timeindex", from);
+        copy_file(f, from, "00000000000000000000.timeindex");
+        log_fixture_open(f);
+        assert_null(log_offline_reason(f->log));
+        assert_int_equal(log_end_offset(f->log), 120);
+        for (int64_t i = 0; i < 120; i++) {
+            assert_int_equal(log_fixture_read(f, i, INT64_MAX, 100000), 120 - i);
+            assert_int_equal(log_offset_for_timestamp(f->log, 1000 + i, INT64_MAX, &at), ERR_NONE);
+            assert_int_equal(at.offset, i);
+        }
+    }
+}
+
+/* A snapshot of producers from behind the end of the log, whole as it is, speaks of sequences that
+ * the log does not hold. */
+static void snapshot_ahead_of_the_log_is_passed_over(void **state)
+{
+    struct log_fixture *f = *state;
+    struct log_append_result r;
+    char name[SEGMENT_NAME_SIZE];
+    int64_t last;
+
+    f->config.segment_bytes = SEGMENT_BYTES_OF_ONE;
+    log_configure(f->log, &f->config);
+    for (int i = 0; log_segment_count(f->log) < 3; i++)
+        assert_int_equal(log_fixture_append(f, .value_bytes = 200, .producer_id = 5, .sequence = i),
+                         ERR_NONE);
+    last = base_of(f, 1);
+    name_of(base_of(f, 2), ".snapshot", name);
+    log_fixture_crash(f);
+    copy_file(f, name, "00000000000000009999.snapshot");
+    log_fixture_flip(f, FIRST, (uint64_t)log_fixture_file_size(f, FIRST) / 2);
+    log_fixture_open(f);
+    assert_true(log_end_offset(f->log) < last);
+    assert_false(log_fixture_exists(f, "00000000000000009999.snapshot"));
+    assert_false(log_fixture_exists(f, name));
+    assert_int_equal(
+        log_fixture_append_spec(f,
+                                (struct batch_spec){.value_bytes = 200,
+                                                    .producer_id = 5,
+                                                    .sequence = (int32_t)log_end_offset(f->log)},
+                                &r),
+        ERR_NONE);
+    assert_false(r.duplicate);
+}
+
+/* Epochs that begin behind the end of the log were never written to it. */
+static void epochs_ahead_of_the_log_are_forgotten(void **state)
+{
+    struct log_fixture *f = *state;
+
+    fill_segments(f, 2);
+    sync_and_checkpoint(f);
+    log_fixture_crash(f);
+    overwrite(f, "leader-epoch-checkpoint", "0\n2\n0 0\n7 5000\n");
+    log_fixture_open(f);
+    assert_null(log_offline_reason(f->log));
+    assert_int_equal(log_latest_epoch(f->log), 0);
+}
+
+/* ---- crashes in the middle of a change ---- */
+
+/* What is written down never says more than the log holds: a crash right after a truncation below
+ * the recovery point finds a whole log. */
+static void crash_after_truncation_is_no_corruption(void **state)
+{
+    struct log_fixture *f = *state;
+
+    f->config.segment_bytes = SEGMENT_BYTES_OF_ONE;
+    log_configure(f->log, &f->config);
+    for (int i = 0; i < 40; i++)
+        assert_int_equal(log_fixture_append(f, .records = 3, .value_bytes = 100), ERR_NONE);
+    sync_and_checkpoint(f);
+    assert_int_equal(log_durable_end_offset(f->log), 120);
+    assert_int_equal(log_truncate(f->log, 100), ERR_NONE); /* within a batch */
+    assert_int_equal(log_end_offset(f->log), 99);
+    reopen(f);
+    assert_null(log_offline_reason(f->log));
+    assert_int_equal(log_end_offset(f->log), 99);
+    assert_int_equal(log_fixture_read(f, 0, INT64_MAX, 100000), 99);
+}
+
+/* The order of a disk's calls, for the tests below; one at a time. */
+static struct {
+    int left; /* calls until the process is gone, -1: never */
+    bool empty_segment_synced, removed;
+    uint64_t size;  /* of the log before it was cut */
+    int cut_synced; /* syncs of the folder while it holds a cut file, and the log is still whole */
+} calls;
+
+static bool gone(const char *path, struct errmsg *why)
+{
+    if (strstr(path, "/orders-0") == NULL || strstr(path, "metadata") != NULL || calls.left < 0)
+        return false;
+    if (calls.left > 0) {
+        calls.left--;
+        return false;
+    }
+    errmsg_set(why, "the process is gone");
+    return true;
+}
+
+static enum err open_or_gone(struct env *env, const char *path, unsigned flags, struct file **out,
+                             struct errmsg *why)
+{
+    return gone(path, why) ? ERR_IO : disk_posix_ops.open(env, path, flags, out, why);
+}
+
+static enum err rename_or_gone(struct env *env, const char *from, const char *to,
+                               struct errmsg *why)
+{
+    return gone(from, why) ? ERR_IO : disk_posix_ops.rename(env, from, to, why);
+}
+
+static enum err unlink_or_gone(struct env *env, const char *path, struct errmsg *why)
+{
+    return gone(path, why) ? ERR_IO : disk_posix_ops.unlink(env, path, why);
+}
+
+static enum err dir_sync_or_gone(struct env *env, const char *path, struct errmsg *why)
+{
+    return gone(path, why) ? ERR_IO : disk_posix_ops.dir_sync(env, path, why);
+}
+
+/* A recovery that dies at any of its steps leaves what the next one needs: the log ends at the same
+ * offset, and everything behind it is kept. */
+static void crash_in_recovery_changes_nothing(void **state)
+{
+    struct log_fixture *f = *state;
+    int64_t bases[2], end = -1;
+    uint64_t half;
+
+    for (int step = 0;; step++) {
+        fill_segments(f, 3);
+        bases[0] = base_of(f, 1);
+        bases[1] = base_of(f, 2);
+        half = f->log->segments[0]->size_bytes / 2;
+        log_fixture_crash(f);
+        log_fixture_flip(f, FIRST, half);
+
+        calls.left = step;
+        f->t.disk.open = open_or_gone;
+        f->t.disk.rename = rename_or_gone;
+        f->t.disk.unlink = unlink_or_gone;
+        f->t.disk.dir_sync = dir_sync_or_gone;
+        log_fixture_open(f);
+
+        bool whole = calls.left > 0;
+
+        calls.left = -1;
+        reopen(f);
+        assert_null(log_offline_reason(f->log));
+        end = end < 0 ? log_end_offset(f->log) : end;
+        assert_int_equal(log_end_offset(f->log), end);
+        for (int i = 0; i < 2; i++) {
+            assert_true(has_file(f, bases[i], ".log.unsynced.cut"));
+            assert_false(has_file(f, bases[i], ".log"));
+        }
+        if (whole) {
+            assert_true(step > 10);
+            return;
+        }
+        /* From the beginning: an empty log for the next step. */
+        log_manager_delete(f->manager, f->log);
+        log_fixture_crash(f);
+        f->id.topic_id.b[0]++;
+        log_fixture_open(f);
+        assert_int_equal(log_end_offset(f->log), 0);
+    }
+}
+
+static enum err note_dir_sync(struct env *env, const char *path, struct errmsg *why)
+{
+    char name[1100];
+
+    (void)snprintf(name, sizeof name, "%s/00000000000000000020.log", path);
+    calls.empty_segment_synced = calls.empty_segment_synced || access(name, F_OK) == 0;
+    return disk_posix_ops.dir_sync(env, path, why);
+}
+
+static enum err note_unlink(struct env *env, const char *path, struct errmsg *why)
+{
+    if (strstr(path, FIRST) != NULL)
+        calls.removed = calls.empty_segment_synced; /* no assert here: locks are held */
+    return disk_posix_ops.unlink(env, path, why);
+}
+
+/* When everything is deleted, the empty segment whose name is the log's end is on the disk before
+ * the records go: else nothing would say where the log had been. */
+static void end_of_an_emptied_log_is_remembered(void **state)
+{
+    struct log_fixture *f = *state;
+
+    fill(f, 20);
+    calls.empty_segment_synced = calls.removed = false;
+    f->t.disk.dir_sync = note_dir_sync;
+    f->t.disk.unlink = note_unlink;
+    assert_int_equal(log_advance_start(f->log, 20), ERR_NONE);
+    assert_true(calls.removed);
+    reopen(f);
+    assert_int_equal(log_end_offset(f->log), 20);
+}
+
+static void look_for_cut(void *ctx, const struct dir_entry *e)
+{
+    bool *found = ctx;
+
+    *found = *found || strstr(e->name, ".unsynced.cut") != NULL;
+}
+
+static enum err note_cut_sync(struct env *env, const char *path, struct errmsg *why)
+{
+    char name[1100];
+    bool found = false;
+    struct file *log;
+
+    (void)snprintf(name, sizeof name, "%s/" FIRST, path);
+    assert_int_equal(disk_posix_ops.dir_list(env, path, look_for_cut, &found, why), ERR_NONE);
+    if (found && disk_posix_ops.open(env, name, FILE_READ_ONLY, &log, why) == ERR_NONE) {
+        calls.cut_synced += file_size(log) == calls.size;
+        file_unref(log);
+    }
+    return disk_posix_ops.dir_sync(env, path, why);
+}
+
+/* What is cut is on the disk, name and all, before the log becomes shorter. */
+static void cut_is_kept_before_it_is_made(void **state)
+{
+    struct log_fixture *f = *state;
+
+    fill(f, 50);
+    log_fixture_crash(f);
+    calls.size = log_fixture_file_size(f, FIRST);
+    calls.cut_synced = 0;
+    log_fixture_flip(f, FIRST, calls.size / 2);
+    f->t.disk.dir_sync = note_cut_sync;
+    log_fixture_open(f);
+    assert_true(log_was_cut(f->log));
+    assert_true(log_fixture_file_size(f, FIRST) < calls.size);
+    assert_true(calls.cut_synced >= 1);
+}
+
+/* ---- what was cut ---- */
+
+static int count_cut(struct log_fixture *f, int64_t offset)
+{
+    char name[64];
+
+    (void)snprintf(name, sizeof name, "00000000000000000000.%lld.unsynced.cut", (long long)offset);
+    return log_fixture_exists(f, name);
+}
+
+/* It is kept until the replica is in sync again and what it holds is synced, over any kind of stop;
+ * what the operator's own repair has kept stays. */
+static void what_was_cut_goes_when_in_sync(void **state)
+{
+    struct log_fixture *f = *state;
+
+    fill(f, 50);
+    log_fixture_crash(f);
+    log_fixture_flip(f, FIRST, log_fixture_file_size(f, FIRST) / 2);
+    overwrite(f, "00000000000000000000.7.cut", "by repair");
+    log_fixture_open(f);
+
+    int64_t end = log_end_offset(f->log);
+
+    assert_true(count_cut(f, end));
+    sync_and_checkpoint(f); /* a synced log that is not in sync with the others */
+    assert_true(count_cut(f, end));
+    reopen(f);
+    assert_true(count_cut(f, end));
+    assert_false(log_was_cut(f->log)); /* nor anything new */
+    log_fixture_close(f);
+    log_fixture_open(f);
+    assert_true(count_cut(f, end));
+    assert_int_equal(log_end_offset(f->log), end);
+
+    log_set_in_sync(f->log, true);
+    (void)test_env_run(&f->t);
+    assert_false(count_cut(f, end));
+    assert_int_equal(log_durable_end_offset(f->log), end);
+    assert_true(log_fixture_exists(f, "00000000000000000000.7.cut"));
+    log_fixture_close(f);
+    log_fixture_open(f);
+    assert_true(log_manager_started_clean(f->manager));
+}
+
 int main(void)
 {
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
@@ -342,6 +935,26 @@ int main(void)
         TEST(deleted_records_may_be_missing),
         TEST(torn_snapshot_is_passed_over),
         TEST(any_flipped_byte_is_survived),
+        TEST(empty_active_segment_takes_appends),
+        TEST(missing_active_segment_above_is_an_end),
+        TEST(missing_active_segment_below_is_noticed),
+        TEST(missing_middle_segment_above_ends_the_log),
+        TEST(missing_middle_segment_below_is_noticed),
+        TEST(no_segment_at_all_is_noticed),
+        TEST(no_segment_of_an_empty_log_is_no_news),
+        TEST(overlap_above_ends_the_log),
+        TEST(overlap_below_is_noticed),
+        TEST(empty_overlap_is_removed),
+        TEST(epoch_that_goes_back_ends_the_log),
+        TEST(recovery_point_behind_the_end_is_noticed),
+        TEST(index_of_another_segment_misleads_nobody),
+        TEST(snapshot_ahead_of_the_log_is_passed_over),
+        TEST(epochs_ahead_of_the_log_are_forgotten),
+        TEST(crash_after_truncation_is_no_corruption),
+        TEST(crash_in_recovery_changes_nothing),
+        TEST(end_of_an_emptied_log_is_remembered),
+        TEST(cut_is_kept_before_it_is_made),
+        TEST(what_was_cut_goes_when_in_sync),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

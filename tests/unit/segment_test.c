@@ -94,8 +94,9 @@ static void views_outlive_everything(void **state)
 
     for (int i = 0; i < 100000; i++)
         p[i] = (uint8_t)(i * 7 + i / 251);
-    assert_int_equal(file_ready(f, 200000, &why), ERR_NONE); /* mapped: more than 64 KB */
+    assert_int_equal(file_ready(f, 1000, &why), ERR_NONE);
     assert_int_equal(file_write(f, 0, p, 1000, &why), ERR_NONE);
+    assert_int_equal(file_ready(f, 200000, &why), ERR_NONE); /* small ones came: it is mapped */
     assert_int_equal(file_write(f, 1000, p + 1000, 99000, &why), ERR_NONE);
     assert_int_equal(file_size(f), 100000);
     assert_int_equal(file_view(f, 500, 1000, &small), ERR_NONE);
@@ -116,6 +117,26 @@ static void views_outlive_everything(void **state)
     iobuf_unref(straddling);
     free(p);
     free(q);
+}
+
+/* A segment that begins with a large batch is not mapped for it, nor is what follows such ones. */
+static void large_pieces_are_not_mapped(void **state)
+{
+    struct test_env *t = *state;
+    struct file *f = open_new(t);
+    uint8_t *p = xcalloc(2, 100000);
+    struct iobuf *view;
+    struct errmsg why;
+
+    for (uint64_t at = 0; at < 200000; at += 100000) {
+        assert_int_equal(file_ready(f, at + 100000, &why), ERR_NONE);
+        assert_int_equal(file_write(f, at, p, 100000, &why), ERR_NONE);
+        assert_int_equal(file_view(f, at, 100, &view), ERR_NONE);
+        assert_null(view->ptr);
+        iobuf_unref(view);
+    }
+    file_unref(f);
+    free(p);
 }
 
 /* A step of the smallest size leaves the file's size alone: it ends with its last byte. */
@@ -158,11 +179,9 @@ int main(void)
 {
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(index_entries_follow_kafkas_rule),
-        TEST(names_are_kafkas),
-        TEST(views_outlive_everything),
-        TEST(small_steps_do_not_show),
-        TEST(errors_have_names),
+        TEST(index_entries_follow_kafkas_rule), TEST(names_are_kafkas),
+        TEST(views_outlive_everything),         TEST(large_pieces_are_not_mapped),
+        TEST(small_steps_do_not_show),          TEST(errors_have_names),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

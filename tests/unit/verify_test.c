@@ -48,6 +48,20 @@ static void a_wrong_leader_epoch_is_found(void **state)
     fixture_expect(f, FINDING_DAMAGE, FINDING_EPOCHS, "found 6, leader-epoch-checkpoint says 2");
 }
 
+/* Without that file -1, a batch that was never numbered, is let pass; any other is found. */
+static void a_negative_leader_epoch_is_found(void **state)
+{
+    struct folder_fixture *f = *state;
+    struct errmsg why;
+    char path[512];
+
+    assert_int_equal(
+        disk_unlink(&f->t.env, fixture_path(f, path, "orders-0/leader-epoch-checkpoint"), &why),
+        ERR_NONE);
+    fixture_flip(f, FIXTURE_LOG_0, f->positions[3] + 12, 0x80);
+    fixture_expect(f, FINDING_DAMAGE, FINDING_EPOCHS, "found -2147483648 behind 0");
+}
+
 /* A length that leads astray hides no more than its own batch, for the index knows the next. */
 static void the_walk_goes_on_behind_a_broken_frame(void **state)
 {
@@ -224,19 +238,13 @@ static void two_ids_of_one_topic_are_found(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(a_whole_directory_is_clean),
-        TEST(a_flipped_record_bit_is_found),
-        TEST(a_wrong_base_offset_is_found),
-        TEST(a_wrong_leader_epoch_is_found),
-        TEST(the_walk_goes_on_behind_a_broken_frame),
-        TEST(missing_ends_are_found),
-        TEST(zeros_behind_the_log_are_no_finding),
-        TEST(a_torn_tail_is_no_damage),
-        TEST(indexes_are_held_to_the_log),
-        TEST(derived_state_is_recomputed),
-        TEST(gaps_are_legal_where_the_cleaner_was),
-        TEST(small_files_are_checked),
-        TEST(two_ids_of_one_topic_are_found),
+        TEST(a_whole_directory_is_clean),       TEST(a_flipped_record_bit_is_found),
+        TEST(a_wrong_base_offset_is_found),     TEST(a_wrong_leader_epoch_is_found),
+        TEST(a_negative_leader_epoch_is_found), TEST(the_walk_goes_on_behind_a_broken_frame),
+        TEST(missing_ends_are_found),           TEST(zeros_behind_the_log_are_no_finding),
+        TEST(a_torn_tail_is_no_damage),         TEST(indexes_are_held_to_the_log),
+        TEST(derived_state_is_recomputed),      TEST(gaps_are_legal_where_the_cleaner_was),
+        TEST(small_files_are_checked),          TEST(two_ids_of_one_topic_are_found),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
