@@ -25,8 +25,10 @@ struct member {
     /* Told by its fetches in this leader epoch; -1: none yet (R4). */
     int64_t log_end_offset, durable_end_offset, log_start_offset;
     int64_t fetched_epoch; /* the broker epoch that it fetched with */
-    int64_t leader_end_at_last_fetch;
-    uint64_t last_fetch_ns, caught_up_ns; /* NEVER, or when */
+    /* The leader's end at some earlier fetch, and when that was: once the follower has reached it,
+     * it was caught up then, although the log has grown since. */
+    int64_t mark_end;
+    uint64_t mark_ns, caught_up_ns; /* NEVER, or when */
 };
 
 struct partition {
@@ -167,11 +169,12 @@ static bool is_eligible(const struct member *m)
     return m->live && m->fetched_epoch >= 0 && m->fetched_epoch == m->registered_epoch;
 }
 
+/* One that fetches but does not get its records onto its disk lags, where that counts (R5): it
+ * holds the high watermark back like one that does not fetch. */
 static bool is_caught_up(const struct partition *p, const struct member *m,
                          const struct log_view *log, uint64_t now_ns)
 {
-    if (m->fetched_epoch >= 0 && m->fetched_epoch == m->registered_epoch &&
-        m->log_end_offset >= log->log_end_offset)
+    if (counted_end(m, log->durable_counts) >= log->log_end_offset)
         return true;
     return m->caught_up_ns != NEVER && moment(now_ns) <= m->caught_up_ns + p->lag_max_ns;
 }
@@ -241,19 +244,30 @@ static void propose(struct partition *p, struct effects *out)
 }
 
 /* A follower joins once it has all that consumers may have read and all of earlier epochs: else it
- * could lead before it holds what was committed between the leader's HW and its epoch's start. */
+ * could lead before it holds what was committed between the leader's HW and its epoch's start. None
+ * joins before an unclean election is settled, which is with the leader alone [H21c]. */
 static void maybe_expand_isr(struct partition *p, struct member *joins, const struct log_view *log,
                              struct effects *out)
 {
     int64_t end = counted_end(joins, log->durable_counts);
 
-    if (p->in_flight || joins->in_isr || !is_eligible(joins) || end < p->high_watermark ||
-        end < p->epoch_start_offset)
+    if (p->in_flight || p->recovering || joins->in_isr || !is_eligible(joins) ||
+        end < p->high_watermark || end < p->epoch_start_offset)
         return;
     for (int i = 0; i < p->member_count; i++)
         p->members[i].proposed = p->members[i].in_isr;
     joins->proposed = true;
     propose(p, out);
+}
+
+/* Who had fetched all before it was unfenced, or while another proposal was in flight, need not
+ * fetch again: that may be as far away as its long poll is long. */
+static void maybe_expand_isr_by_any(struct partition *p, const struct log_view *log,
+                                    uint64_t now_ns, struct effects *out)
+{
+    for (int i = 0; i < p->member_count && !p->in_flight; i++)
+        if (p->members[i].id != p->node_id && is_caught_up(p, &p->members[i], log, now_ns))
+            maybe_expand_isr(p, &p->members[i], log, out);
 }
 
 void partition_on_isr_result(struct partition *p, int32_t partition_epoch, bool refused,
@@ -370,7 +384,7 @@ static void become_leader(struct partition *p, const struct log_view *log, uint6
 
         m->log_end_offset = m->durable_end_offset = m->log_start_offset = -1;
         m->fetched_epoch = -1;
-        m->last_fetch_ns = NEVER;
+        m->mark_ns = NEVER;
         m->caught_up_ns = m->in_isr ? moment(now_ns) : NEVER;
     }
     effects_push(out, EFFECT_BEGIN_EPOCH)->epoch = p->leader_epoch;
@@ -412,6 +426,8 @@ void partition_on_state(struct partition *p, const struct partition_state *s,
         return;
     if (!led || new_epoch)
         become_leader(p, log, now_ns, out);
+    /* First the proposal: who joins must hold the high watermark from this moment on. */
+    maybe_expand_isr_by_any(p, log, now_ns, out);
     advance_high_watermark(p, log, now_ns, out);
     if (p->recovering && !p->in_flight) {
         for (int i = 0; i < p->member_count; i++)
@@ -484,19 +500,22 @@ void partition_on_log(struct partition *p, const struct log_view *log, uint64_t 
 static void note_fetch(struct member *m, const struct replica_fetch *f, const struct log_view *log,
                        uint64_t now_ns)
 {
-    /* Caught up now; or it has reached what was the end when it last asked, and so was caught up
-     * then, although the log has grown since. */
-    if (f->fetch_offset >= log->log_end_offset)
-        m->caught_up_ns = moment(now_ns);
-    else if (m->last_fetch_ns != NEVER && f->fetch_offset >= m->leader_end_at_last_fetch)
-        m->caught_up_ns = MAX(m->caught_up_ns, m->last_fetch_ns);
     m->log_end_offset = f->fetch_offset;
     m->durable_end_offset =
         f->durable_end_offset >= 0 ? MIN(f->durable_end_offset, f->fetch_offset) : f->fetch_offset;
     m->log_start_offset = f->log_start_offset;
     m->fetched_epoch = f->broker_epoch >= 0 ? f->broker_epoch : m->registered_epoch;
-    m->leader_end_at_last_fetch = log->log_end_offset;
-    m->last_fetch_ns = moment(now_ns);
+
+    int64_t end = log->durable_counts ? m->durable_end_offset : m->log_end_offset;
+
+    if (end >= log->log_end_offset)
+        m->caught_up_ns = moment(now_ns);
+    else if (m->mark_ns != NEVER && end >= m->mark_end)
+        m->caught_up_ns = MAX(m->caught_up_ns, m->mark_ns);
+    if (m->mark_ns == NEVER || end >= m->mark_end) { /* a sync may take longer than many fetches */
+        m->mark_end = log->log_end_offset;
+        m->mark_ns = moment(now_ns);
+    }
 }
 
 enum err partition_on_replica_fetch(struct partition *p, const struct replica_fetch *f,
@@ -516,9 +535,11 @@ enum err partition_on_replica_fetch(struct partition *p, const struct replica_fe
         return f->leader_epoch >= 0 ? ERR_UNKNOWN_LEADER_EPOCH : ERR_NOT_LEADER_OR_FOLLOWER;
     if (f->broker_epoch >= 0 && f->broker_epoch < MAX(m->fetched_epoch, m->registered_epoch))
         return ERR_NOT_LEADER_OR_FOLLOWER; /* sent by an incarnation that is gone [H5] */
+    if (f->fetch_offset < 0 || f->fetch_offset > log->log_end_offset)
+        return ERR_OFFSET_OUT_OF_RANGE; /* it cannot have what we do not */
     if (m->fetched_epoch >= 0 && f->broker_epoch >= 0 && f->broker_epoch != m->fetched_epoch) {
-        m->last_fetch_ns = NEVER; /* nothing carries over from the life before, but that a member */
-        if (!m->in_isr)           /* keeps its time to be caught up again */
+        m->mark_ns = NEVER; /* nothing carries over from the life before, but that a member */
+        if (!m->in_isr)     /* keeps its time to be caught up again */
             m->caught_up_ns = NEVER;
     }
     note_fetch(m, f, log, now_ns);

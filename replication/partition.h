@@ -117,11 +117,13 @@ struct replica_fetch {
     int64_t durable_end_offset; /* -1: absent, then fetch_offset [H12] */
     int64_t log_start_offset;
 };
-/* A follower asked for records from `f->fetch_offset`: so it has everything before it. May
- * advance the high watermark or propose a larger ISR.
+/* A follower asked for records from `f->fetch_offset`: so it has everything before it. To be called
+ * only when its last fetched epoch shows that its log agrees with ours up to there: one that is
+ * told to truncate has acknowledged nothing (KIP-595). May advance the high watermark or propose a
+ * larger ISR.
  * Errors: ERR_FENCED_LEADER_EPOCH, ERR_UNKNOWN_LEADER_EPOCH (also: no replica of this partition),
- * ERR_NOT_LEADER_OR_FOLLOWER (also: from an older incarnation of that broker); after an error
- * nothing has changed. */
+ * ERR_NOT_LEADER_OR_FOLLOWER (also: from an older incarnation of that broker),
+ * ERR_OFFSET_OUT_OF_RANGE (beyond our end); after an error nothing has changed. */
 MUST_USE enum err partition_on_replica_fetch(struct partition *p, const struct replica_fetch *f,
                                              const struct log_view *log, uint64_t now_ns,
                                              struct effects *out);

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "protocol/base/hmap.h"
+#include "protocol/base/mutant.h"
 
 struct replica {
     struct hmap_node node; /* in the manager */
@@ -458,7 +459,8 @@ static enum err append(struct replica *r, const struct replica_append *a,
     partition_on_log(r->partition, &view, now(r), effects);
     apply(r, effects);
     out->required_offset = out->log.last_offset + 1;
-    out->done = is_acknowledged(r, a->acks, out->required_offset);
+    out->done =
+        is_acknowledged(r, a->acks, out->required_offset) || (MUTANT(28) && out->log.duplicate);
     return ERR_NONE;
 }
 
@@ -559,6 +561,8 @@ enum err replica_read(struct replica *r, const struct replica_read *q,
 
     enum err e = begin_read(r, q, out, &options.offset_limit);
 
+    if (MUTANT(10))
+        options.offset_limit = log_end_offset(r->log);
     if (e == ERR_NONE)
         e = check_divergence(r, q, out);
     if (e != ERR_NONE || out->diverging_epoch >= 0)

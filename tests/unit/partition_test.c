@@ -129,9 +129,22 @@ static void hw_is_the_lowest_end_in_the_isr(void **state)
     assert_int_equal(fetch(f, .replica = 2, .fetch_offset = 90), ERR_NONE);
     assert_int_equal(high_watermark(f), 90);
     assert_int_equal(find_effect(f, EFFECT_HW_ADVANCED)->offset, 90);
-    grow_to(f, 95);
-    assert_int_equal(fetch(f, .replica = 2, .fetch_offset = 120), ERR_NONE);
-    assert_int_equal(high_watermark(f), 95);
+    grow_to(f, 110);
+    assert_int_equal(fetch(f, .replica = 2, .fetch_offset = 110), ERR_NONE);
+    assert_int_equal(high_watermark(f), 110);
+}
+
+/* A follower cannot have what its leader does not: should it say so, nothing of it counts, or the
+ * high watermark would pass records that it never had. */
+static void a_fetch_beyond_the_leaders_end_counts_as_nothing(void **state)
+{
+    struct fixture *f = *state;
+
+    assert_int_equal(fetch(f, .replica = 2, .fetch_offset = 101), ERR_OFFSET_OUT_OF_RANGE);
+    assert_int_equal(fetch(f, .replica = 2, .fetch_offset = -1), ERR_OFFSET_OUT_OF_RANGE);
+    assert_int_equal(f->effects.count, 0);
+    grow_to(f, 200);
+    assert_int_equal(high_watermark(f), 0);
 }
 
 /* A follower outside the ISR that is not caught up must not hold it back. */
@@ -485,6 +498,53 @@ static void who_is_about_to_join_holds_the_hw(void **state)
     assert_int_equal(high_watermark(f), 200);
 }
 
+/* It had fetched all before it was unfenced: its next fetch may be a long poll away, so it is
+ * proposed when the image says that it is live. */
+static void who_is_unfenced_is_proposed_without_another_fetch(void **state)
+{
+    struct fixture *f = *state;
+
+    assert_int_equal(fetch(f, .replica = 2, .fetch_offset = 100), ERR_NONE);
+    f->state.live_broker_epochs[2] = -1;
+    tell_state(f);
+    assert_int_equal(fetch(f, .replica = 3, .fetch_offset = 100), ERR_NONE);
+    assert_null(find_effect(f, EFFECT_ALTER_ISR));
+    f->state.live_broker_epochs[2] = EPOCH_OF + 3;
+    tell_state(f);
+    expect_proposal(f, 3, 1, 2, 3);
+}
+
+/* Two come back at once: the second is proposed when the first is in, not with its next fetch. But
+ * one that has fallen behind meanwhile is not. */
+static void the_second_of_two_is_proposed_when_the_first_is_in(void **state)
+{
+    struct fixture *f = *state;
+
+    for (int i = 0; i < 2; i++) {
+        f->state = state_of(1, 6 + i, 20 + 10 * i);
+        f->state.isr_count = 1;
+        tell_state(f);
+        assert_int_equal(fetch(f, .replica = 2, .fetch_offset = 100, .leader_epoch = 6 + i),
+                         ERR_NONE);
+        expect_proposal(f, 2, 1, 2, 0);
+        assert_int_equal(fetch(f, .replica = 3, .fetch_offset = 100, .leader_epoch = 6 + i),
+                         ERR_NONE);
+        assert_null(find_effect(f, EFFECT_ALTER_ISR));
+        f->state.isr_count = 2;
+        f->state.partition_epoch++;
+        if (i == 1) {
+            grow_to(f, 101);
+            f->now_ns += LAG_MAX + 1;
+        }
+        tell_state(f);
+        if (i == 0)
+            expect_proposal(f, 3, 1, 2, 3);
+        else
+            assert_null(find_effect(f, EFFECT_ALTER_ISR));
+        f->log.log_end_offset = 100;
+    }
+}
+
 /* One proposal at a time (R7). */
 static void proposals_do_not_overlap(void **state)
 {
@@ -545,7 +605,6 @@ static void a_late_answer_settles_nothing(void **state)
     assert_int_equal(fetch(f, .replica = 3, .fetch_offset = 100), ERR_NONE);
     f->state.partition_epoch = 11;
     tell_state(f);
-    assert_int_equal(fetch(f, .replica = 3, .fetch_offset = 100), ERR_NONE);
     expect_proposal(f, 3, 1, 2, 3);
     f->now_ns += 2 * LAG_MAX;
     grow_to(f, 200);
@@ -593,6 +652,49 @@ static void keeping_up_with_a_growing_log_is_not_lagging(void **state)
     }
 }
 
+/* Where durable ends count, a member that fetches but does not get its records onto its disk lags:
+ * it holds the high watermark like one that does not fetch at all [H12]. One whose syncs are slower
+ * than its fetches, but go on, does not. */
+static void a_member_that_does_not_sync_lags_where_that_counts(void **state)
+{
+    struct fixture *f = *state;
+
+    f->log.durable_counts = true;
+    for (int i = 0; i < 300; i++) { /* each sync covers what was the end five fetches before */
+        int64_t end = f->log.log_end_offset, durable = 100 + 10 * MAX(i / 5 * 5 - 5, 0);
+
+        grow_to(f, end + 10);
+        assert_int_equal(
+            fetch(f, .replica = 2, .fetch_offset = end, .durable_end_offset = MIN(durable, end)),
+            ERR_NONE);
+        f->now_ns += SECOND;
+        tick(f);
+        assert_null(find_effect(f, EFFECT_ALTER_ISR));
+    }
+    f->effects.count = 0;
+    for (int i = 0; i < 45 && find_effect(f, EFFECT_ALTER_ISR) == NULL; i++) {
+        assert_int_equal(fetch(f, .replica = 2, .fetch_offset = f->log.log_end_offset,
+                               .durable_end_offset = 2000),
+                         ERR_NONE);
+        f->now_ns += SECOND;
+        tick(f);
+    }
+    expect_proposal(f, 1, 1, 0, 0);
+}
+
+/* Nor does such a follower join [H12]. */
+static void a_follower_that_has_not_synced_is_not_proposed(void **state)
+{
+    struct fixture *f = *state;
+
+    f->log.durable_counts = true;
+    assert_int_equal(fetch(f, .replica = 3, .fetch_offset = 100, .durable_end_offset = 99),
+                     ERR_NONE);
+    assert_null(find_effect(f, EFFECT_ALTER_ISR));
+    assert_int_equal(fetch(f, .replica = 3, .fetch_offset = 100), ERR_NONE);
+    expect_proposal(f, 3, 1, 2, 3);
+}
+
 /* Nothing written: nobody lags, however long ago it fetched. */
 static void an_idle_member_that_has_everything_does_not_lag(void **state)
 {
@@ -625,7 +727,60 @@ static void a_recovering_leader_proposes_that_it_is_settled(void **state)
     assert_null(find_effect(f, EFFECT_ALTER_ISR));
 }
 
+/* An unclean leader begins with what it has: its high watermark with its log, its ISR with itself.
+ * Nothing is committed before another member is in again [H4, H21c]. */
+static void an_unclean_leader_begins_with_what_it_has(void **state)
+{
+    struct fixture *f = *state;
+    struct partition *p = partition_new(1, 90);
+
+    partition_free(f->p);
+    f->p = p;
+    f->log = (struct log_view){.log_end_offset = 60, .durable_end_offset = 60};
+    f->state = state_of(1, 6, 11);
+    f->state.isr_count = 1;
+    f->state.recovering = true;
+    tell_state(f);
+    assert_int_equal(high_watermark(f), 60);
+    expect_proposal(f, 1, 1, 0, 0);
+    assert_true(find_effect(f, EFFECT_ALTER_ISR)->recovered);
+    grow_to(f, 70);
+    assert_int_equal(fetch(f, .replica = 2, .fetch_offset = 70, .leader_epoch = 6), ERR_NONE);
+    assert_int_equal(high_watermark(f), 60);
+    partition_on_isr_result(f->p, 11, true, &f->log, f->now_ns, &f->effects);
+    assert_int_equal(fetch(f, .replica = 2, .fetch_offset = 70, .leader_epoch = 6), ERR_NONE);
+    assert_null(find_effect(f, EFFECT_ALTER_ISR)); /* first it is settled */
+    tick(f);
+    expect_proposal(f, 1, 1, 0, 0);
+    assert_true(find_effect(f, EFFECT_ALTER_ISR)->recovered);
+    f->state.recovering = false;
+    f->state.partition_epoch++;
+    tell_state(f);
+    expect_proposal(f, 2, 1, 2, 0);
+    assert_false(find_effect(f, EFFECT_ALTER_ISR)->recovered);
+    assert_int_equal(high_watermark(f), 60);
+    f->state.isr_count = 2;
+    f->state.partition_epoch++;
+    tell_state(f);
+    assert_int_equal(high_watermark(f), 70);
+}
+
 /* ---- followers ---- */
+
+/* A follower's high watermark goes down with its log [H21c], and is never above its end. */
+static void a_followers_hw_goes_down_with_its_log(void **state)
+{
+    struct fixture *f = *state;
+
+    f->state = state_of(2, 6, 11);
+    tell_state(f);
+    partition_on_leader_high_watermark(f->p, 60, &f->log, &f->effects);
+    grow_to(f, 40); /* cut */
+    assert_int_equal(high_watermark(f), 40);
+    grow_to(f, 45);
+    partition_on_leader_high_watermark(f->p, 50, &f->log, &f->effects);
+    assert_int_equal(high_watermark(f), 45);
+}
 
 /* A follower learns the leader's high watermark, as far as it has the records. */
 static void a_follower_takes_the_leaders_hw(void **state)
@@ -649,6 +804,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         t(hw_is_the_lowest_end_in_the_isr),
+        t(a_fetch_beyond_the_leaders_end_counts_as_nothing),
         t(hw_ignores_replicas_outside_isr),
         t(hw_waits_for_the_first_fetch_of_each_member),
         t(hw_never_moves_back),
@@ -674,14 +830,20 @@ int main(void)
         t(a_follower_below_the_epoch_start_is_not_proposed),
         t(only_a_live_known_incarnation_is_proposed),
         t(who_is_about_to_join_holds_the_hw),
+        t(who_is_unfenced_is_proposed_without_another_fetch),
+        t(the_second_of_two_is_proposed_when_the_first_is_in),
         t(proposals_do_not_overlap),
         t(a_refused_proposal_is_forgotten),
         t(an_unknown_outcome_stays_in_the_maximal_isr),
         t(a_late_answer_settles_nothing),
         t(a_lagging_member_is_proposed_to_leave_and_counts_until_then),
         t(keeping_up_with_a_growing_log_is_not_lagging),
+        t(a_member_that_does_not_sync_lags_where_that_counts),
+        t(a_follower_that_has_not_synced_is_not_proposed),
         t(an_idle_member_that_has_everything_does_not_lag),
         t(a_recovering_leader_proposes_that_it_is_settled),
+        t(an_unclean_leader_begins_with_what_it_has),
+        t(a_followers_hw_goes_down_with_its_log),
         t(a_follower_takes_the_leaders_hw),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
