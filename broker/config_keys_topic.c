@@ -44,7 +44,8 @@ const struct config_key config_topic_keys[] = {
     ACCEPTED("max.compaction.lag.ms", LONG, "9223372036854775807", "[1,]", NULL, DYNAMIC,
              "A record is compacted at the latest after this time."),
     WORKS("max.decompressed.message.bytes", INT, "2147483639", "[0,]", NULL, DYNAMIC,
-          "Largest size of a batch after decompression; a larger one is refused."),
+          "Largest size of one record of a compressed batch, once decompressed; a batch that has a "
+          "larger one is refused."),
     WORKS("max.message.bytes", INT, "1048588", "[0,]", NULL, DYNAMIC,
           "Largest batch that a producer may send, as it is on the wire."),
     WORKS("message.timestamp.after.max.ms", LONG, "3600000", "[0,]", NULL, DYNAMIC,

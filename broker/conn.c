@@ -12,6 +12,10 @@
 #define OUT_BYTES_MAX (1024 * 1024)
 /* One connection's share of a turn. */
 #define READ_BYTES_PER_EVENT (4 * 1024 * 1024)
+/* After a frame this large another is expected: the read that finds its length takes little more,
+ * so that the rest is received in place. */
+#define LARGE_FRAME_BYTES WORKER_SCRATCH_BYTES
+#define SHORT_READ_BYTES  4096
 /* A frame that has begun must go on. */
 #define FRAME_STALL_NS (60ull * 1000000000u)
 
@@ -30,6 +34,7 @@ struct conn {
     size_t length_have;
     struct iobuf *frame; /* being filled */
     size_t frame_have;
+    bool large_frames;      /* the last one was */
     struct iobuf *leftover; /* read from the socket and not looked at yet (C3) */
     size_t leftover_offset;
     uint64_t active_ns;
@@ -180,6 +185,7 @@ void conn_flush_all(struct worker *w)
         if (flush(c))
             pump(c); /* room in the output: what was held back may start */
     }
+    conn_resume_starved(w);
 }
 
 void conn_request_answered(struct conn *c)
@@ -241,8 +247,10 @@ static void pump(struct conn *c)
         schedule_flush(c); /* which closes it once everything is out */
 }
 
-void conn_request_appended(struct conn *c)
+void conn_request_appended(struct conn *c, struct request *r)
 {
+    account(c, -(int64_t)r->frame_bytes); /* the buffer has been given back */
+    r->frame_bytes = 0;
     pump(c);
 }
 
@@ -261,6 +269,7 @@ static void frame_whole(struct conn *c)
 {
     struct iobuf *frame = c->frame;
 
+    c->large_frames = frame->len >= LARGE_FRAME_BYTES;
     c->frame = NULL;
     c->length_have = 0;
     account(c, -(int64_t)c->frame_have);
@@ -356,10 +365,11 @@ static enum err read_some(struct conn *c, size_t *n)
 {
     uint8_t *scratch = c->worker->scratch;
     size_t rest = c->frame != NULL ? c->frame->len - c->frame_have : 0;
-    bool direct = rest > WORKER_SCRATCH_BYTES / 2;
+    bool direct = rest > SHORT_READ_BYTES && (rest > WORKER_SCRATCH_BYTES / 2 || c->large_frames);
+    size_t most = c->large_frames ? SHORT_READ_BYTES : WORKER_SCRATCH_BYTES;
     enum err e = direct
                      ? stream_read(c->stream, worker_frame_bytes(c->frame) + c->frame_have, rest, n)
-                     : stream_read(c->stream, scratch, WORKER_SCRATCH_BYTES, n);
+                     : stream_read(c->stream, scratch, most, n);
 
     if (e != ERR_NONE)
         return e;
@@ -377,7 +387,7 @@ static enum err read_some(struct conn *c, size_t *n)
 
     if (used < *n)
         keep_leftover(c, scratch + used, *n - used);
-    return *n < WORKER_SCRATCH_BYTES ? ERR_AGAIN : ERR_NONE;
+    return *n < most ? ERR_AGAIN : ERR_NONE;
 }
 
 static bool may_read(struct conn *c)
@@ -399,6 +409,10 @@ static void on_readable(struct conn *c)
     while (e == ERR_NONE && total < READ_BYTES_PER_EVENT && may_read(c)) {
         e = read_some(c, &n);
         total += n;
+        /* A large request is served while its bytes are in the processor's cache, and before the
+         * next one needs a buffer. */
+        if (c->large_frames && c->frame == NULL)
+            pump(c);
     }
     if (e == ERR_CLOSED)
         c->reading_over = true; /* answers under way still go out; then it closes */

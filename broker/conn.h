@@ -35,7 +35,7 @@ void conn_resume_starved(struct worker *w);
 
 /* For request.c. */
 void conn_request_answered(struct conn *c);
-void conn_request_appended(struct conn *c);
+void conn_request_appended(struct conn *c, struct request *r);
 const char *conn_peer(const struct conn *c);
 const char *conn_peer_host(const struct conn *c);
 /* The connection in worker->conns. */

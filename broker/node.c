@@ -4,27 +4,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "broker/adopt.h"
 #include "broker/conn.h"
 #include "broker/features.h"
+#include "broker/membership.h"
 #include "broker/transitions.h"
 #include "protocol/api.h"
 
-#define PROPOSAL_TIMEOUT_NS      30000000000ull
-#define RETRY_NS                 500000000u
-#define REPLICA_TICK_NS          1000000000u
-#define PRODUCER_IDS_SKIPPED_MAX 1000000 /* in one command */
-#define RAFT_BALLAST_BYTES       (16ll * 1024 * 1024)
-
-/* A command of the node's own: made, proposed, looked at, freed. */
-struct own_proposal {
-    struct proposal proposal;
-    struct node *node;
-    struct arena arena;
-    struct uuid topic_id; /* of an ISR proposal */
-    int32_t partition, partition_epoch;
-    MetaCommand *unpacked; /* a command that does not lie in the arena */
-};
+#define REPLICA_TICK_NS    1000000000u
+#define RAFT_BALLAST_BYTES (16ll * 1024 * 1024)
 
 struct acceptor;
 
@@ -32,16 +19,11 @@ struct node_private {
     struct node_options options;
     struct node *node;
     struct transitions *transitions;
-    struct uuid incarnation;
+    struct membership *membership;
     /* start, on the meta thread */
-    struct message raft_ready, logs_ready, transitions_done, listening, stop;
+    struct message raft_ready, logs_ready, listening, stop;
     bool raft_is_ready, logs_are_ready, stopping;
-    enum { STEP_LOADING, STEP_REGISTERING, STEP_UNFENCING, STEP_ADOPTING, STEP_READY } step;
-    struct adoption adoption; /* --adopt-log-dirs: what is to be told to the cluster */
-    size_t adopted;           /* topics of it that have been */
-    bool adoption_read;
-    struct loop_timer retry, tick;
-    _Atomic int64_t broker_epoch;
+    struct loop_timer tick;
     _Atomic bool ready;
     /* listeners: on worker 0 */
     struct listener *listeners[CONFIG_LISTENERS_MAX];
@@ -53,6 +35,7 @@ struct node_private {
     struct message raft_closed, workers_quiet, transitions_over;
     _Atomic int quiet_workers;
     struct job close_logs;
+    struct file *metadata_lock; /* raft writes there until it is closed */
 };
 
 /* ---- accepting: on worker 0, then to the worker with the fewest ---- */
@@ -174,275 +157,6 @@ int node_listener_port(const struct node *n, int i)
     return atomic_load(&n->private->ports[i]);
 }
 
-/* ---- the node's own commands ---- */
-
-static struct own_proposal *own_new(struct node *n, uint32_t lane, void (*done)(struct proposal *p))
-{
-    struct own_proposal *o = xcalloc(1, sizeof *o);
-
-    o->node = n;
-    arena_init(&o->arena, 16 * 1024 * 1024);
-    o->proposal.command = arena_alloc(&o->arena, sizeof *o->proposal.command);
-    CHECK(o->proposal.command != NULL);
-    meta_command__init(o->proposal.command);
-    o->proposal.lane = lane;
-    o->proposal.deadline_ns = env_now_ns(n->env) + PROPOSAL_TIMEOUT_NS;
-    o->proposal.loop = n->meta_loop;
-    o->proposal.done = done;
-    return o;
-}
-
-static void own_free(struct own_proposal *o)
-{
-    proposal_release(&o->proposal);
-    arena_deinit(&o->arena);
-    free(o);
-}
-
-static void *own_array(struct own_proposal *o, size_t count, size_t size)
-{
-    void *p = arena_array(&o->arena, MAX(count, (size_t)1), size);
-
-    CHECK(p != NULL);
-    return p;
-}
-
-static ProtobufCBinaryData binary_of(const struct uuid *u)
-{
-    return (ProtobufCBinaryData){.len = sizeof u->b, .data = (uint8_t *)(uintptr_t)u->b};
-}
-
-static void fill_endpoints(struct node *n, struct own_proposal *o, MetaRegisterBroker *r)
-{
-    const struct config *c = n->config;
-
-    r->endpoints = own_array(o, (size_t)c->listener_count, sizeof *r->endpoints);
-    for (int i = 0; i < c->listener_count; i++) {
-        const struct listener_config *l = &c->listeners[i];
-        MetaEndpoint *e;
-
-        if (l->controller)
-            continue;
-        e = own_array(o, 1, sizeof *e);
-        meta_endpoint__init(e);
-        e->listener = (char *)(uintptr_t)l->name;
-        e->host = (char *)(uintptr_t)l->advertised_host;
-        e->port = l->advertised_port != 0 ? l->advertised_port : node_listener_port(n, i);
-        e->security_protocol = l->security_protocol;
-        r->endpoints[r->n_endpoints++] = e;
-    }
-}
-
-static void fill_features(struct own_proposal *o, MetaRegisterBroker *r)
-{
-    r->features = own_array(o, (size_t)SUPPORTED_FEATURE_COUNT, sizeof *r->features);
-    for (int32_t i = 0; i < SUPPORTED_FEATURE_COUNT; i++) {
-        MetaFeatureRange *f = own_array(o, 1, sizeof *f);
-
-        meta_feature_range__init(f);
-        f->name = (char *)(uintptr_t)supported_features[i].name;
-        f->min = supported_features[i].min;
-        f->max = supported_features[i].max;
-        r->features[r->n_features++] = f;
-    }
-}
-
-static void fill_directories(struct node *n, struct own_proposal *o, MetaRegisterBroker *r)
-{
-    int count = log_manager_dir_count(n->logs);
-
-    r->n_directories = (size_t)count;
-    r->directories = own_array(o, (size_t)count, sizeof *r->directories);
-    for (int i = 0; i < count; i++) {
-        struct log_dir_view v;
-        struct uuid *id = own_array(o, 1, sizeof *id);
-
-        log_manager_dir_view(n->logs, i, &v);
-        *id = v.directory_id;
-        r->directories[i] = binary_of(id);
-    }
-}
-
-static void start_failed(struct node *n, enum err e, const char *why)
-{
-    n->private->options.on_failed(n->private->options.ctx, e, why);
-}
-
-static void step(struct node *n);
-
-static void on_registered(struct proposal *p)
-{
-    struct own_proposal *o = CONTAINER_OF(p, struct own_proposal, proposal);
-    struct node *n = o->node;
-    enum err e = p->err != ERR_NONE ? p->err : (enum err)p->outcome->error;
-
-    if (e == ERR_NONE) {
-        atomic_store(&n->private->broker_epoch, p->outcome->value);
-        n->private->step = STEP_UNFENCING;
-        node_after_transitions(n, n->meta_loop, &n->private->transitions_done);
-    } else {
-        log_warn(n->logger, "node", "registration refused: %s%s%s; trying again", err_name(e),
-                 p->outcome != NULL && p->outcome->message[0] != '\0' ? ": " : "",
-                 p->outcome != NULL ? p->outcome->message : "");
-        loop_timer_set(&n->private->retry, env_now_ns(n->env) + RETRY_NS);
-    }
-    own_free(o);
-}
-
-static void register_broker(struct node *n)
-{
-    struct own_proposal *o = own_new(n, NODE_LANE_SELF, on_registered);
-    MetaRegisterBroker *r = own_array(o, 1, sizeof *r);
-    struct log_dir_view first;
-
-    log_manager_dir_view(n->logs, 0, &first);
-    meta_register_broker__init(r);
-    r->node = n->config->node_id;
-    r->incarnation = binary_of(&n->private->incarnation);
-
-    struct uuid *directory = own_array(o, 1, sizeof *directory);
-
-    *directory = first.directory_id;
-    r->metadata_directory = binary_of(directory);
-    if (n->config->rack != NULL)
-        r->rack = (char *)(uintptr_t)n->config->rack;
-    fill_endpoints(n, o, r);
-    fill_directories(n, o, r);
-    fill_features(o, r);
-    o->proposal.command->body_case = META_COMMAND__BODY_REGISTER_BROKER;
-    o->proposal.command->register_broker = r;
-    raft_node_propose(n->raft, &o->proposal);
-}
-
-static void on_unfenced(struct proposal *p)
-{
-    struct own_proposal *o = CONTAINER_OF(p, struct own_proposal, proposal);
-    struct node *n = o->node;
-    enum err e = p->err != ERR_NONE ? p->err : (enum err)p->outcome->error;
-
-    if (e == ERR_NONE) {
-        n->private->step = STEP_ADOPTING;
-        node_after_transitions(n, n->meta_loop, &n->private->transitions_done);
-    } else {
-        log_warn(n->logger, "node", "unfencing refused: %s; registering again", err_name(e));
-        n->private->step = STEP_REGISTERING;
-        loop_timer_set(&n->private->retry, env_now_ns(n->env) + RETRY_NS);
-    }
-    own_free(o);
-}
-
-static void unfence_broker(struct node *n)
-{
-    struct own_proposal *o = own_new(n, NODE_LANE_SELF, on_unfenced);
-    MetaUnfenceBroker *u = own_array(o, 1, sizeof *u);
-
-    meta_unfence_broker__init(u);
-    u->node = n->config->node_id;
-    u->broker_epoch = node_broker_epoch(n);
-    o->proposal.command->body_case = META_COMMAND__BODY_UNFENCE_BROKER;
-    o->proposal.command->unfence_broker = u;
-    raft_node_propose(n->raft, &o->proposal);
-}
-
-static void on_own_done(struct proposal *p)
-{
-    own_free(CONTAINER_OF(p, struct own_proposal, proposal));
-}
-
-/* Any thread. */
-static void propose_offline(void *ctx, const struct log_identity *id, const char *why)
-{
-    struct node *n = ctx;
-    struct own_proposal *o = own_new(n, NODE_LANE_REPLICAS, on_own_done);
-    MetaReplicaOffline *r = own_array(o, 1, sizeof *r);
-    struct uuid *topic_id = own_array(o, 1, sizeof *topic_id);
-
-    log_error(n->logger, "node", "%s-%d is offline: %s", id->topic, id->partition, why);
-    meta_replica_offline__init(r);
-    r->node = n->config->node_id;
-    r->broker_epoch = node_broker_epoch(n);
-    r->cause = (char *)(uintptr_t)arena_printf(&o->arena, "%s", why).ptr;
-    r->n_replicas = 1;
-    r->replicas = own_array(o, 1, sizeof *r->replicas);
-    r->replicas[0] = own_array(o, 1, sizeof **r->replicas);
-    meta_partition_ref__init(r->replicas[0]);
-    *topic_id = id->topic_id;
-    r->replicas[0]->topic_id = binary_of(topic_id);
-    r->replicas[0]->partition = id->partition;
-    o->proposal.command->body_case = META_COMMAND__BODY_REPLICA_OFFLINE;
-    o->proposal.command->replica_offline = r;
-    if (n->raft == NULL || node_broker_epoch(n) < 0) { /* found at start: the image is told later */
-        own_free(o);
-        return;
-    }
-    raft_node_propose(n->raft, &o->proposal);
-}
-
-/* Refused, or unknown: then the proposed members stay in the maximal ISR until a newer partition
- * epoch is seen [H4]. What was accepted comes back through the image. */
-static void on_isr_outcome(struct proposal *p)
-{
-    struct own_proposal *o = CONTAINER_OF(p, struct own_proposal, proposal);
-    bool refused =
-        p->err == ERR_NONE && (p->outcome->error != ERR_NONE || p->outcome->n_items != 1 ||
-                               p->outcome->items[0]->error != ERR_NONE);
-    struct replica *r = replica_manager_find(o->node->replicas, &o->topic_id, o->partition);
-
-    if (r != NULL && (p->err != ERR_NONE || refused))
-        replica_isr_result(r, o->partition_epoch, refused);
-    replica_unref(r);
-    own_free(o);
-}
-
-/* A registration takes every replica for whole; those that recovery found broken are reported
- * before this broker may lead anything. */
-static void report_if_offline(void *ctx, struct replica *r)
-{
-    struct replica_view v;
-
-    replica_look(r, &v);
-    if (v.offline_reason != NULL)
-        propose_offline(ctx, log_identity(replica_log(r)), v.offline_reason);
-}
-
-static void propose_isr(void *ctx, const struct log_identity *id, const struct effect *e)
-{
-    struct node *n = ctx;
-    struct own_proposal *o = own_new(n, NODE_LANE_REPLICAS, on_isr_outcome);
-    MetaPartitionChange *c = own_array(o, 1, sizeof *c);
-    MetaPartitionChange__Item *item = own_array(o, 1, sizeof *item);
-
-    meta_partition_change__init(c);
-    meta_partition_change__item__init(item);
-    o->topic_id = id->topic_id;
-    o->partition = id->partition;
-    o->partition_epoch = e->partition_epoch;
-    c->node = n->config->node_id;
-    c->broker_epoch = node_broker_epoch(n);
-    c->n_items = 1;
-    c->items = own_array(o, 1, sizeof *c->items);
-    c->items[0] = item;
-    item->topic_id = binary_of(&o->topic_id);
-    item->partition = id->partition;
-    item->expected_leader = n->config->node_id;
-    item->expected_leader_epoch = e->epoch;
-    item->expected_partition_epoch = e->partition_epoch;
-    item->has_isr = true;
-    item->n_isr = (size_t)e->isr_count;
-    item->isr = own_array(o, item->n_isr, sizeof *item->isr);
-    for (int i = 0; i < e->isr_count; i++) {
-        item->isr[i] = own_array(o, 1, sizeof **item->isr);
-        meta_broker_epoch__init(item->isr[i]);
-        item->isr[i]->node = e->isr[i];
-        item->isr[i]->broker_epoch = e->isr_broker_epochs[i];
-    }
-    item->has_leader_recovery = e->recovered;
-    item->leader_recovery = LEADER_RECOVERED;
-    o->proposal.command->body_case = META_COMMAND__BODY_PARTITION_CHANGE;
-    o->proposal.command->partition_change = c;
-    raft_node_propose(n->raft, &o->proposal);
-}
-
 /* ---- start: one step after the other, on the meta thread ---- */
 
 static bool keep_log(void *ctx, const struct log_identity *id)
@@ -459,169 +173,39 @@ static bool keep_log(void *ctx, const struct log_identity *id)
     return keep;
 }
 
-/* ---- --adopt-log-dirs: the topics of a Kafka directory become the cluster's ---- */
-
-static bool outcome_refused(const struct proposal *p, const char **name, const char **why)
+static void start_failed(void *ctx, enum err e, const char *why)
 {
-    *name = "";
-    *why = p->outcome != NULL ? p->outcome->message : "";
-    if (p->err != ERR_NONE || p->outcome->error != ERR_NONE)
-        return true;
-    for (size_t i = 0; i < p->outcome->n_items; i++) {
-        *name = p->outcome->items[i]->name;
-        *why = p->outcome->items[i]->message;
-        if (p->outcome->items[i]->error != ERR_NONE)
-            return true;
-    }
-    return false;
+    struct node *n = ctx;
+
+    n->private->options.on_failed(n->private->options.ctx, e, why);
 }
 
-static void on_adopted(struct proposal *p)
-{
-    struct own_proposal *o = CONTAINER_OF(p, struct own_proposal, proposal);
-    struct node *n = o->node;
-    const char *name, *why;
-    struct errmsg text = {""};
-
-    if (outcome_refused(p, &name, &why)) {
-        errmsg_set(&text, "--adopt-log-dirs: %s cannot be adopted: %s (%s)", name, why,
-                   err_name(p->err));
-        start_failed(n, ERR_IO, text.text);
-    } else {
-        node_after_transitions(n, n->meta_loop, &n->private->transitions_done);
-    }
-    if (o->unpacked != NULL)
-        meta_command__free_unpacked(o->unpacked, NULL);
-    own_free(o);
-}
-
-static enum err read_adoption(struct node *n, struct errmsg *why)
-{
-    struct node_private *p = n->private;
-    const struct config *c = n->config;
-    enum err e = adoption_collect(n->logs, &p->adoption, why);
-
-    if (e != ERR_NONE)
-        return e;
-    p->adoption_read = true;
-    e = adoption_read_configs(&p->adoption, n->env, c->log_dirs, c->log_dir_count, why);
-    return e == ERR_NOT_FOUND ? ERR_NONE : e;
-}
-
-static void greatest_producer_id(void *ctx, struct log *l)
-{
-    int64_t *greatest = ctx;
-    struct producer_view *v = NULL;
-    size_t n = log_producers(l, &v);
-
-    for (size_t i = 0; i < n; i++)
-        *greatest = MAX(*greatest, v[i].producer_id);
-    free(v);
-}
-
-/* Producer ids that the adopted logs know must never be given out again: a new producer would
- * find the sequences of an old one under its id. Proposes to take a block of them out; false when
- * none is left. */
-static bool skip_producer_ids(struct node *n, const struct image *image)
-{
-    int64_t greatest = -1, next = image_next_producer_id(image);
-
-    log_manager_each(n->logs, greatest_producer_id, &greatest);
-    if (greatest < next)
-        return false;
-
-    struct own_proposal *o = own_new(n, NODE_LANE_SELF, on_adopted);
-    MetaAllocateProducerIds *a = own_array(o, 1, sizeof *a);
-
-    meta_allocate_producer_ids__init(a);
-    a->node = n->config->node_id;
-    a->broker_epoch = node_broker_epoch(n);
-    a->count = (int32_t)MIN(greatest - next + 1, (int64_t)PRODUCER_IDS_SKIPPED_MAX);
-    o->proposal.command->body_case = META_COMMAND__BODY_ALLOCATE_PRODUCER_IDS;
-    o->proposal.command->allocate_producer_ids = a;
-    raft_node_propose(n->raft, &o->proposal);
-    return true;
-}
-
-/* Proposes the next topics; false when all have been adopted. */
-static bool adopt_some(struct node *n)
-{
-    struct node_private *p = n->private;
-    struct image *image = image_slot_acquire(&n->images);
-    MetaCommand *command = NULL;
-    struct errmsg why = {""};
-    enum err e = p->adoption_read ? ERR_NONE : read_adoption(n, &why);
-
-    if (e == ERR_NONE)
-        e = adopt_topics(&p->adoption, image, n->config->node_id, &p->adopted, &command, &why);
-
-    bool skipping = e == ERR_NONE && command == NULL && skip_producer_ids(n, image);
-
-    image_unref(image);
-    if (skipping)
-        return true;
-    if (e != ERR_NONE) {
-        start_failed(n, e, why.text);
-        return true;
-    }
-    if (command == NULL) {
-        log_info(n->logger, "node", "--adopt-log-dirs: %zu topics adopted", p->adoption.count);
-        adoption_deinit(&p->adoption);
-        return false;
-    }
-
-    struct own_proposal *o = own_new(n, NODE_LANE_SELF, on_adopted);
-
-    o->proposal.command = o->unpacked = command;
-    raft_node_propose(n->raft, &o->proposal);
-    return true;
-}
-
-static void step(struct node *n)
+/* Image and logs are there: folders that the image does not know make way before one of the same
+ * name is made [H19]; those that are to be adopted it comes to know first. */
+static void join_when_loaded(struct node *n)
 {
     struct node_private *p = n->private;
 
-    switch (p->step) {
-    case STEP_LOADING:
-        if (!p->raft_is_ready || !p->logs_are_ready)
-            return;
-        p->step = STEP_REGISTERING;
-        if (!n->config->adopt_log_dirs) /* before a folder of the same name is made [H19] */
-            log_manager_set_aside_strays(n->logs, keep_log, n);
-        transitions_begin(p->transitions);
-        register_broker(n);
+    if (!p->raft_is_ready || !p->logs_are_ready)
         return;
-    case STEP_REGISTERING:
-        register_broker(n);
-        return;
-    case STEP_UNFENCING:
-        replica_manager_each(n->replicas, report_if_offline, n);
-        unfence_broker(n);
-        return;
-    case STEP_ADOPTING:
-        if (n->config->adopt_log_dirs) {
-            if (adopt_some(n))
-                return;
-            log_manager_set_aside_strays(n->logs, keep_log, n); /* the image knows them all now */
-        }
-        p->step = STEP_READY;
-        step(n);
-        return;
-    case STEP_READY:
-        if (atomic_load(&p->ready))
-            return;
-        log_manager_start(n->logs);
-        loop_post(n->workers[0]->loop, &p->accept_listeners);
-        atomic_store(&p->ready, true);
-        loop_timer_set(&p->tick, env_now_ns(n->env) + REPLICA_TICK_NS);
-        p->options.on_ready(p->options.ctx);
-        return;
-    }
+    if (!n->config->adopt_log_dirs)
+        log_manager_set_aside_strays(n->logs, keep_log, n);
+    transitions_begin(p->transitions);
+    membership_join(p->membership);
 }
 
-static void on_retry(struct loop_timer *t)
+static void on_joined(void *ctx)
 {
-    step(CONTAINER_OF(t, struct node_private, retry)->node);
+    struct node *n = ctx;
+    struct node_private *p = n->private;
+
+    if (n->config->adopt_log_dirs)
+        log_manager_set_aside_strays(n->logs, keep_log, n);
+    log_manager_start(n->logs);
+    loop_post(n->workers[0]->loop, &p->accept_listeners);
+    atomic_store(&p->ready, true);
+    loop_timer_set(&p->tick, env_now_ns(n->env) + REPLICA_TICK_NS);
+    p->options.on_ready(p->options.ctx);
 }
 
 static void on_tick(struct loop_timer *t)
@@ -630,11 +214,6 @@ static void on_tick(struct loop_timer *t)
 
     replica_manager_tick(p->node->replicas, 30000000000ull);
     loop_timer_set(t, env_now_ns(p->node->env) + REPLICA_TICK_NS);
-}
-
-static void on_transitions_done(struct message *m)
-{
-    step(CONTAINER_OF(m, struct node_private, transitions_done)->node);
 }
 
 static void on_raft_ready(struct message *m)
@@ -653,7 +232,7 @@ static void on_raft_ready(struct message *m)
         return;
     }
     p->raft_is_ready = true;
-    step(n);
+    join_when_loaded(n);
 }
 
 static void on_logs_ready(struct message *m)
@@ -661,7 +240,7 @@ static void on_logs_ready(struct message *m)
     struct node_private *p = CONTAINER_OF(m, struct node_private, logs_ready);
 
     p->logs_are_ready = true;
-    step(p->node);
+    join_when_loaded(p->node);
 }
 
 static void on_delta(void *ctx, const struct image_delta *delta)
@@ -686,9 +265,7 @@ static enum err on_note_raft_files(void *ctx, struct errmsg *why)
 static void fill_raft_options(struct node *n, struct voter *voters, struct raft_node_options *o)
 {
     const struct config *c = n->config;
-    struct log_dir_view first;
 
-    log_manager_dir_view(n->logs, 0, &first);
     for (int i = 0; i < c->voter_count; i++) {
         voters[i].node_id = c->voters[i].node_id;
         voters[i].port = c->voters[i].port;
@@ -700,7 +277,7 @@ static void fill_raft_options(struct node *n, struct voter *voters, struct raft_
         .logger = n->logger,
         .dir = c->metadata_log_dir,
         .node_id = c->node_id,
-        .directory_id = first.directory_id,
+        .directory_id = *log_manager_metadata_directory_id(n->logs),
         .voters = voters,
         .voter_count = c->voter_count,
         .cluster_id = log_manager_cluster_id(n->logs),
@@ -760,7 +337,7 @@ static void on_meta_start(struct loop *loop, void *ctx)
     struct node_private *p = n->private;
 
     n->meta_loop = loop;
-    loop_timer_init(&p->retry, loop, on_retry);
+    membership_attach(p->membership, loop);
     loop_timer_init(&p->tick, loop, on_tick);
 }
 
@@ -780,6 +357,7 @@ static enum err open_logs(struct node *n, struct errmsg *why)
         .logger = n->logger,
         .dirs = c->log_dirs,
         .dir_count = c->log_dir_count,
+        .metadata_dir = c->metadata_log_dir,
         .node_id = c->node_id,
         .reserve_bytes = c->log_dir_reserve_bytes,
         .recovery_threads_per_dir = c->recovery_threads_per_dir,
@@ -846,14 +424,11 @@ enum err node_start(const struct node_options *o, struct node **out, struct errm
     n->private = p;
     p->node = n;
     p->options = *o;
-    atomic_store(&p->broker_epoch, -1);
-    env_random(n->env, p->incarnation.b, sizeof p->incarnation.b);
     connection_limits_init(&n->connections, n->env);
     image_slot_init(&n->images, n->env);
     n->metrics = metrics_new(n->env);
     p->raft_ready.run = on_raft_ready;
     p->logs_ready.run = on_logs_ready;
-    p->transitions_done.run = on_transitions_done;
     p->listening.run = on_listening;
     p->open_listeners.run = on_open_listeners;
     p->accept_listeners.run = on_accept_listeners;
@@ -863,14 +438,17 @@ enum err node_start(const struct node_options *o, struct node **out, struct errm
 
     if (e != ERR_NONE)
         return e; /* the process ends */
+    p->membership = membership_new(
+        n,
+        &(struct membership_options){.on_joined = on_joined, .on_failed = start_failed, .ctx = n});
     n->replicas = replica_manager_new(&(struct replica_manager_options){
         .env = n->env,
         .logger = n->logger,
         .logs = n->logs,
         .node_id = n->config->node_id,
-        .on_alter_isr = propose_isr,
-        .on_offline = propose_offline,
-        .ctx = n,
+        .on_alter_isr = membership_propose_isr,
+        .on_offline = membership_report_offline,
+        .ctx = p->membership,
     });
     n->fetch_sessions = fetch_session_cache_new(n->env, n->config->fetch_session_slots);
     p->transitions = transitions_new(n);
@@ -902,6 +480,8 @@ static void on_raft_closed(struct message *m)
 {
     struct node_private *p = CONTAINER_OF(m, struct node_private, raft_closed);
 
+    if (p->metadata_lock != NULL)
+        file_unref(p->metadata_lock);
     p->options.on_stopped(p->options.ctx);
 }
 
@@ -909,6 +489,7 @@ static void work_close_logs(struct job *j)
 {
     struct node_private *p = CONTAINER_OF(j, struct node_private, close_logs);
 
+    p->metadata_lock = log_manager_metadata_lock(p->node->logs);
     log_manager_close(p->node->logs);
 }
 
@@ -961,7 +542,7 @@ static void on_stop(struct message *m)
     p->stopping = true;
     atomic_store(&p->ready, false);
     loop_timer_stop(&p->tick);
-    loop_timer_stop(&p->retry);
+    membership_end(p->membership);
     loop_post(n->workers[0]->loop, &p->close_listeners);
     for (int i = 0; i < n->worker_count; i++)
         worker_close_connections(n->workers[i]);
@@ -984,6 +565,7 @@ void node_free(struct node *n)
     transitions_free(p->transitions);
     fetch_session_cache_free(n->fetch_sessions);
     replica_manager_free(n->replicas);
+    membership_free(p->membership);
     image_slot_deinit(&n->images);
     metrics_free(n->metrics);
     for (int i = 0; i < CONFIG_LISTENERS_MAX; i++)
@@ -1002,7 +584,7 @@ bool node_is_ready(const struct node *n)
 
 int64_t node_broker_epoch(const struct node *n)
 {
-    return atomic_load(&n->private->broker_epoch);
+    return membership_broker_epoch(n->private->membership);
 }
 
 const struct endpoint_image *node_endpoint(const struct broker_image *b, const char *listener)

@@ -3,8 +3,8 @@
  * The node carries image deltas to partitions and proposals of partitions back: replication and
  * raft-meta do not know each other. The simulator runs this same file on another env.
  *
- * Start: log dirs (locks, meta.properties) -> raft node (image) -> recovery of the logs -> this
- * broker's registration -> leaders of its partitions -> listeners accept -> ready.
+ * Start: log dirs (locks, meta.properties) -> raft node (image) -> recovery of the logs -> joining
+ * (membership.h: registered, leader of its partitions) -> listeners accept -> ready.
  */
 #ifndef FLUXMQ_BROKER_NODE_H
 #define FLUXMQ_BROKER_NODE_H

@@ -16,7 +16,8 @@ static void request_free(struct request *r)
     loop_timer_stop(&r->timer);
     ioqueue_deinit(&r->out);
     arena_deinit(&r->arena);
-    iobuf_unref(r->frame);
+    if (r->frame != NULL)
+        iobuf_unref(r->frame);
     free(r);
 }
 
@@ -106,8 +107,11 @@ void request_appended(struct request *r)
 {
     CHECK(r->state == REQUEST_STARTED);
     r->state = REQUEST_APPENDED;
+    r->client_id = STR_NULL;
+    iobuf_unref(r->frame);
+    r->frame = NULL;
     if (r->conn != NULL)
-        conn_request_appended(r->conn);
+        conn_request_appended(r->conn, r);
 }
 
 /* ---- waiting ---- */

@@ -9,7 +9,8 @@
  * request may start, and sends answers in request order.
  *
  * Thread: the worker that owns the connection. Memory: everything of a request lies in its arena
- * or in the receive buffer, and goes with it.
+ * or in the receive buffer, and goes with it; the receive buffer of a Produce goes before, when
+ * only acknowledgements are waited for.
  */
 #ifndef FLUXMQ_BROKER_REQUEST_H
 #define FLUXMQ_BROKER_REQUEST_H
@@ -38,7 +39,7 @@ struct request {
     void *response;       /* struct x_response from request_response() */
     uint64_t started_ns;  /* when the handler was called; request_now_ns() for later */
     struct arena arena;
-    struct iobuf *frame; /* the receive buffer that body points into */
+    struct iobuf *frame; /* the receive buffer that body points into; NULL once appended */
     enum { REQUEST_QUEUED, REQUEST_STARTED, REQUEST_APPENDED, REQUEST_ANSWERED } state;
     bool silent;                            /* answered with nothing (acks=0) */
     bool close_after;                       /* close the connection once earlier answers are out */
@@ -87,8 +88,9 @@ void request_finish_silent(struct request *r, bool failed);
 /* The whole request cannot be served and has no error field that could say so: one log line with
  * peer and reason, earlier answers are flushed, the connection closes. */
 void request_reject(struct request *r, const char *reason);
-/* From Produce, once everything is appended and only acknowledgements are waited for: the next
- * Produce of the connection may start [H11]. */
+/* From Produce, once everything is appended and only acknowledgements are waited for: the receive
+ * buffer goes, and with it every string and record of the body (the answer must not point there
+ * any more); the next Produce of the connection may start [H11]. */
 void request_appended(struct request *r);
 
 /* Runs `resume(r)` on the request's worker; from any thread, one at a time. The request stays

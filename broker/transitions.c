@@ -73,6 +73,19 @@ static void fill_state(const struct image *i, const struct partition_image *p,
     }
 }
 
+/* Whether this node, in its present registration, is a member of the ISR under a live leader. What
+ * an image of an earlier life says is no news. */
+static bool in_sync(const struct node *n, const struct image *i, const struct partition_image *p)
+{
+    const struct broker_image *me = image_broker(i, n->config->node_id);
+    bool member = false;
+
+    for (int r = 0; r < p->isr_count; r++)
+        member = member || p->isr[r] == n->config->node_id;
+    return member && p->leader >= 0 && me != NULL && !me->fenced &&
+           me->epoch == node_broker_epoch(n);
+}
+
 static void drop_partition(struct node *n, const struct uuid *topic_id, int32_t partition)
 {
     struct log *l = log_manager_find(n->logs, topic_id, partition);
@@ -112,6 +125,7 @@ static void follow_partition(struct node *n, const struct image *i, const struct
     }
     fill_state(i, p, &state);
     replica_set_state(r, &state);
+    log_set_in_sync(replica_log(r), in_sync(n, i, p));
     replica_unref(r);
 }
 

@@ -36,9 +36,10 @@ struct worker_metrics {
 /* One socket read's worth; idle connections own no buffer. */
 #define WORKER_SCRATCH_BYTES (64 * 1024)
 /* Receive buffers kept for the next frame, by power of two from 4 KiB to 2 MiB: memory that was
- * free is slow to touch again. */
+ * free is slow to touch again. As much as one connection may fill while its log makes room, at the
+ * default of connection.inflight.bytes.max, and the frames beside that. */
 #define FRAME_CLASSES         10
-#define FRAME_CACHE_BYTES_MAX (8 * 1024 * 1024)
+#define FRAME_CACHE_BYTES_MAX (12 * 1024 * 1024)
 #define BAD_PEERS_REMEMBERED  1024
 
 struct frame_buffer;

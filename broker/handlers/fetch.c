@@ -27,7 +27,7 @@
 /* Reading again after loading normally finds everything in memory; under memory pressure it may be
  * gone again. Then the answer goes out without what is not there. */
 #define LOAD_ATTEMPTS_MAX 3
-#define LOAD_BYTES        (64 * 1024)
+#define LOAD_BYTES        ((size_t)64 * 1024)
 
 struct fetch_item {
     const struct fetch_partition *at; /* the context's */
@@ -388,7 +388,8 @@ static void load(struct request *r)
             continue;
 
         /* Without a position nothing is known of the size yet; one step is enough to get on. */
-        size_t bytes = item->read.data.bytes > 0 ? item->read.data.bytes : LOAD_BYTES;
+        size_t bytes = item->read.data.bytes > 0 ? item->read.data.bytes
+                                                 : MAX(item->read.data.load_bytes, LOAD_BYTES);
 
         if (log_load(replica_log(item->replica), item->at->fetch_offset, bytes) != ERR_NONE)
             item->load_err = ERR_KAFKA_STORAGE_ERROR;

@@ -7,10 +7,12 @@
 
 #include "broker/handlers/admin.h"
 #include "broker/handlers/handlers.h"
+#include "broker/handlers/target.h"
 #include "broker/node.h"
 #include "raft-meta/fsm.h"
 
 #define AUTO_CREATE_TIMEOUT_MS 5000
+#define METADATA_TOPIC         "__cluster_metadata"
 
 /* Without an authorizer everything is allowed; Kafka then answers every operation of the resource
  * as a bit set of AclOperation numbers, and only when asked. */
@@ -137,6 +139,7 @@ static bool fill_topic(struct request *r, const struct image *i, const struct to
 
     out->name = keep(r, t->name);
     out->topic_id = t->id;
+    out->is_internal = target_is_internal(t->name);
     if (in->include_topic_authorized_operations)
         out->topic_authorized_operations = TOPIC_OPERATIONS;
     if (!CODEC_ARRAY(&r->arena, out->partitions, t->partition_count,
@@ -311,9 +314,7 @@ static bool may_create(const struct image *i,
                        const struct metadata_request_metadata_request_topic *t)
 {
     return !str_is_null(t->name) && topic_name_ok(t->name) && image_topic(i, t->name) == NULL &&
-           !str_eq_lit(t->name, "__cluster_metadata") &&
-           !str_eq_lit(t->name, "__consumer_offsets") &&
-           !str_eq_lit(t->name, "__transaction_state");
+           !target_is_internal(t->name) && !str_eq_lit(t->name, METADATA_TOPIC);
 }
 
 /* NULL: nothing to create, or no memory for it. */
@@ -391,6 +392,7 @@ static bool describe_topic(
 
     out->name = t->name;
     out->topic_id = t->id;
+    out->is_internal = target_is_internal(t->name);
     out->topic_authorized_operations = TOPIC_OPERATIONS;
     if (!CODEC_ARRAY(
             &r->arena, out->partitions, n,
@@ -537,8 +539,6 @@ void handle_describe_cluster(struct request *r)
 }
 
 /* ---- DescribeQuorum: our raft group under the name of Kafka's metadata partition ---- */
-
-#define METADATA_TOPIC "__cluster_metadata"
 
 static bool asks_for_metadata(const struct describe_quorum_request *in)
 {

@@ -31,6 +31,7 @@ enum append_state {
 
 /* One partition of the request. */
 struct append {
+    /* Their strings and records lie in the receive buffer, which goes when all is appended. */
     const struct produce_request_topic_produce_data *topic;
     const struct produce_request_partition_produce_data *in;
     struct produce_response_partition_produce_response *out;
@@ -205,6 +206,17 @@ static void expire(struct request *r)
     waiter_stop(&s->waiter, finish);
 }
 
+/* The answer outlives the receive buffer that its topics' names lie in. */
+static bool keep_names(struct request *r)
+{
+    struct produce_response *out = r->response;
+
+    for (int32_t t = 0; t < out->responses.n; t++)
+        if (!arena_str(&r->arena, out->responses.v[t].name, &out->responses.v[t].name))
+            return false;
+    return true;
+}
+
 static void all_appended(struct request *r)
 {
     struct produce *s = produce_of(r);
@@ -214,7 +226,7 @@ static void all_appended(struct request *r)
         finish(r);
         return;
     }
-    if (!waiter_init(&s->waiter, r, s->count, check, expire)) {
+    if (!keep_names(r) || !waiter_init(&s->waiter, r, s->count, check, expire)) {
         request_overflow(r);
         return;
     }
@@ -242,11 +254,6 @@ static void all_appended(struct request *r)
 static void release_replica(void *p)
 {
     replica_unref(p);
-}
-
-static void release_iobuf(void *p)
-{
-    iobuf_unref(p);
 }
 
 static enum err find_replica(struct request *r, struct append *a,
@@ -441,10 +448,6 @@ static bool prepare(struct request *r, struct produce *s, struct append *a)
 
 static void judge(struct request *r, struct append *a)
 {
-    if (a->rewritten != NULL) {
-        arena_hold(&r->arena, a->rewritten, release_iobuf);
-        a->rewritten = NULL;
-    }
     if (a->err != ERR_NONE) {
         answer_faults(r, a);
         answer_error(a, a->err);
@@ -455,6 +458,15 @@ static void judge(struct request *r, struct append *a)
 
     if (e != ERR_NONE)
         answer_error(a, e);
+}
+
+/* Stored or refused: a rewritten copy is not needed any more. */
+static void drop_rewritten(struct append *a)
+{
+    if (a->rewritten != NULL)
+        iobuf_unref(a->rewritten);
+    a->rewritten = NULL;
+    a->bytes = NULL;
 }
 
 /* Appends from `next` on; comes back here after each wait. */
@@ -471,6 +483,7 @@ static void walk(struct request *r)
             judge(r, a);
         if (a->state == APPEND_VALIDATED && !append(r, s, a))
             return;
+        drop_rewritten(a);
         s->next++;
     }
     all_appended(r);

@@ -25,7 +25,8 @@ MUST_USE enum err target_replica(const struct request *r, const struct topic_ima
 MUST_USE enum err target_named_replica(const struct request *r, struct str topic, int32_t partition,
                                        struct replica **out);
 
-/* Kafka keeps its own state in these topics: clients may neither write nor trim them. */
+/* Kafka keeps its own state in these topics: clients may neither write nor trim them, nor make them
+ * by asking for them. (__cluster_metadata is none of them: it is no topic at all.) */
 bool target_is_internal(struct str topic);
 
 /* KIP-951: who leads now, so that the client need not ask for metadata first. */

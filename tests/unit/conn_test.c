@@ -235,6 +235,75 @@ static void frames_arrive_in_pieces(void **state)
         assert_int_equal(load_be32(f->script->out + i * 20 + 4), i);
 }
 
+/* An ApiVersions v99 of `size` bytes in all; what follows the header is not looked at. */
+static void feed_large(struct fixture *f, int32_t correlation_id, size_t size)
+{
+    uint8_t *p = xcalloc(1, size);
+
+    (void)unknown_versions(p, correlation_id);
+    store_be32(p, (uint32_t)size - 4);
+    feed(f, p, size);
+    free(p);
+}
+
+/* The same when large and small ones alternate, which are received in different ways. */
+static void large_frames_arrive_in_pieces(void **state)
+{
+    static const size_t reads[] = {SIZE_MAX, 65536, 4096, 4095, 997};
+    uint8_t small[REQUEST_BYTES];
+
+    for (size_t i = 0; i < ARRAY_COUNT(reads); i++) {
+        struct fixture *f = *state;
+
+        f->script->in_size = f->script->in_at = f->script->out_size = 0;
+        f->script->read_max = reads[i];
+        feed_large(f, 0, 90000);
+        feed(f, small, unknown_versions(small, 1));
+        feed_large(f, 2, 65536 + 4);
+        feed_large(f, 3, 65536 + 3);
+        feed(f, small, unknown_versions(small, 4));
+        feed(f, small, unknown_versions(small, 5));
+        run(f);
+        assert_int_equal(f->script->out_size, 6 * 20);
+        for (uint32_t k = 0; k < 6; k++)
+            assert_int_equal(load_be32(f->script->out + k * 20 + 4), k);
+        assert_int_equal(f->worker->inflight_bytes, 0);
+    }
+}
+
+/* Where large requests follow each other, one is served before the next is received: all use one
+ * buffer. */
+static void a_large_frame_is_served_at_once(void **state)
+{
+    struct fixture *f = *state;
+
+    feed_large(f, 0, 80000);
+    run(f);
+    feed_large(f, 1, 80000);
+    feed_large(f, 2, 80000);
+    run(f);
+    assert_int_equal(f->script->out_size, 3 * 20);
+    assert_int_equal(f->worker->frames_cached_bytes, 128 * 1024);
+}
+
+/* What was not read because the worker holds too much (B3) is read once it holds less. */
+static void reading_goes_on_when_the_worker_holds_less(void **state)
+{
+    struct fixture *f = *state;
+
+    f->script->read_max = 4096;
+    f->worker->inflight_bytes_max = 66000;
+    feed_large(f, 7, 90000);
+    run(f);
+    assert_int_equal(f->script->out_size, 0);
+    assert_false(f->script->wanted & STREAM_READABLE);
+    f->worker->inflight_bytes_max = 1 << 20; /* as if others had been answered */
+    run(f);
+    assert_true(f->script->wanted & STREAM_READABLE);
+    run(f);
+    assert_int_equal(f->script->out_size, 20);
+}
+
 /* A peer that sends much and reads nothing is not read any more (B3), and served when it does. */
 static void a_peer_that_does_not_read_is_not_read(void **state)
 {
@@ -370,6 +439,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         CASE(unknown_api_versions_is_answered_like_kafka),
         CASE(frames_arrive_in_pieces),
+        CASE(large_frames_arrive_in_pieces),
+        CASE(a_large_frame_is_served_at_once),
+        CASE(reading_goes_on_when_the_worker_holds_less),
         CASE(a_peer_that_does_not_read_is_not_read),
         CASE(garbage_closes_after_the_answers),
         CASE(tls_hello_closes),

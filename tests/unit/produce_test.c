@@ -330,6 +330,29 @@ static void acks_0_is_never_answered(void **state)
     assert_int_equal(f->logs[0].end, 106);
 }
 
+/* While acknowledgements are waited for the receive buffer is gone: nothing of the answer may lie
+ * in it [H11]. */
+static void a_waiting_answer_needs_no_receive_buffer(void **state)
+{
+    struct fixture *f = *state;
+    char received[] = "a";
+
+    fixture_add_follower(f, 0);
+    request(f, 9, -1);
+    add(f, received, 1, 0, batch(f));
+    produce(f);
+    expect_end(f, PENDING);
+    assert_int_equal(f->appended, 1);
+    memset(received, '?', sizeof received);
+    fixture_drop_follower(f, 0);
+    fixture_run(f);
+    expect_end(f, SENT);
+
+    const struct produce_response *out = f->r.response;
+
+    assert_true(str_eq_lit(out->responses.v[0].name, "a"));
+}
+
 /* acks=all: answered when the ISR has it; meanwhile the connection may go on [H11]. */
 static void acks_all_waits_until_it_is_committed(void **state)
 {
@@ -479,6 +502,7 @@ int main(void)
         fixture_test(unknown_and_offline_partitions_are_refused),
         fixture_test(the_answer_names_the_leader),
         fixture_test(acks_0_is_never_answered),
+        fixture_test(a_waiting_answer_needs_no_receive_buffer),
         fixture_test(acks_all_waits_until_it_is_committed),
         fixture_test(the_wait_ends_with_the_timeout),
         fixture_test(a_wake_up_under_way_at_the_deadline_does_no_harm),

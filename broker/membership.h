@@ -1,0 +1,50 @@
+/* broker/membership.h -- this node as a member of the cluster: the commands that it proposes for
+ * itself.
+ *
+ * It registers (a new incarnation with each start, its endpoints, directories, features), reports
+ * the replicas that are offline, unfences itself, and with --adopt-log-dirs tells the cluster of
+ * the topics it found; then it has joined, and leads what it is given. While it is a member it
+ * carries the ISR proposals of its partitions and the failures of its replicas. A refusal is
+ * repeated, from the registration on when that is what it takes.
+ *
+ * [H13] Each lane has one command outstanding; raft_node numbers them. What a command changes comes
+ * back through the image, never from here.
+ *
+ * Thread: the meta thread, but for what says "any thread".
+ */
+#ifndef FLUXMQ_BROKER_MEMBERSHIP_H
+#define FLUXMQ_BROKER_MEMBERSHIP_H
+
+#include "protocol/base/env.h"
+#include "replication/partition.h"
+#include "storage/log.h"
+
+struct node;
+struct membership;
+
+struct membership_options {
+    /* Registered, unfenced, and what was to be adopted is in the image; this node's replicas have
+     * followed it. Once. */
+    void (*on_joined)(void *ctx);
+    void (*on_failed)(void *ctx, enum err err, const char *why); /* the process must end */
+    void *ctx;
+};
+
+struct membership *membership_new(struct node *n, const struct membership_options *o);
+void membership_free(struct membership *m);
+/* Once, on the meta loop, before anything else there. */
+void membership_attach(struct membership *m, struct loop *meta_loop);
+/* The image and the logs are there, and the replicas follow the one (transitions_begin()). */
+void membership_join(struct membership *m);
+/* The node stops: no step is tried again. */
+void membership_end(struct membership *m);
+
+/* Of the last registration, -1 before it. Any thread. */
+int64_t membership_broker_epoch(const struct membership *m);
+
+/* For replica_manager_options, `ctx` a struct membership. Any thread. */
+void membership_propose_isr(void *ctx, const struct log_identity *id, const struct effect *e);
+/* Before the registration it is only told to the log: joining reports what is offline then. */
+void membership_report_offline(void *ctx, const struct log_identity *id, const char *why);
+
+#endif
