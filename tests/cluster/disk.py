@@ -22,6 +22,7 @@ Apache Kafka, the control, needs the restart in each case.
 import argparse
 import errno
 import os
+import random
 import subprocess
 import sys
 import tempfile
@@ -129,6 +130,8 @@ class Scenario:
 
     def finish(self):
         self.write(20, fresh=False, until=lambda: not self.load.unanswered())
+        if self.options.plant:
+            print("planted: " + self.notes.plant(random.Random(self.options.seed)))
         self.reader.run(self.broker, full=True)
         self.restart()
         self.reader.run(self.broker, full=True)
@@ -215,6 +218,8 @@ def main():
     brokers.add_broker_options(parser)
     parser.add_argument("--only", choices=names, help="one of the four")
     parser.add_argument("--seed", type=int, default=1, help="of the load (default 1)")
+    parser.add_argument("--plant", action="store_true",
+                        help="falsify one note before the last look: the run must fail")
     options = parser.parse_args()
     reason = loop_fs.why_not()
     if reason:

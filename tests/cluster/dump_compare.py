@@ -93,9 +93,19 @@ def blocks(lines):
     return collections.Counter(out + [tuple(current)])
 
 
-def compare(jars, binary, options, files):
+def flip(path):
+    with open(path, "r+b") as f:
+        f.seek(os.path.getsize(path) // 2)
+        byte = f.read(1)
+        f.seek(-1, os.SEEK_CUR)
+        f.write(bytes([byte[0] ^ 1]))
+
+
+def compare(jars, binary, options, files, plant):
     """-> (lines compared, differences)"""
     theirs, their_errors = kafka(jars, options, files)
+    if plant:
+        flip(max(files, key=os.path.getsize))
     ours, our_errors = run([binary, "dump"] + options + files)
     differences = 0
     for i in range(max(len(theirs), len(ours))):
@@ -120,8 +130,12 @@ def main():
     parser.add_argument("jars")
     parser.add_argument("--fluxmq", default=os.path.join(HERE, "..", "..", "build", "release", "fluxmq"))
     parser.add_argument("--data", help="compare the files below this directory")
+    parser.add_argument("--plant", action="store_true",
+                        help="change a bit of the sample between the two tools: the run must fail")
     parser.add_argument("--records", type=int, default=4000, help="size of the sample")
     o = parser.parse_args()
+    if o.data and o.plant:
+        parser.error("--plant changes files: only of a sample")
 
     data = o.data or make_sample(os.path.abspath(o.jars), o.records)
     files = files_of(data)
@@ -129,7 +143,7 @@ def main():
     by_suffix = collections.Counter(os.path.splitext(f)[1] for f in files)
     for options in OPTIONS:
         for i in range(0, len(files), CHUNK):
-            n, d = compare(os.path.abspath(o.jars), o.fluxmq, options, files[i:i + CHUNK])
+            n, d = compare(os.path.abspath(o.jars), o.fluxmq, options, files[i:i + CHUNK], o.plant)
             lines += n
             differences += d
     if not o.data:

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Hostile traffic beside a client that is checked: it must notice nothing.
 
-Another process sends, in turn, well-formed requests of every advertised API and version and, at the
-same rate, malformed, truncated, oversized, mutated and slow ones, TLS and garbage, batches with a
-bad CRC, wrong counts, unsorted offsets, wrong magic, decompression bombs, invalid and duplicate
-names (tests/support/hostile_traffic.py). Meanwhile a client writes and reads at a steady rate.
+Another process sends malformed, truncated, oversized, mutated and slow requests of every advertised
+API and version, TLS and garbage, batches with a bad CRC, wrong counts, unsorted offsets, wrong magic,
+decompression bombs, invalid and duplicate names (tests/support/hostile_traffic.py). In turn with that,
+in phases of the same length, it sends what is in order at the same rate: as many connections, requests
+and bytes. Meanwhile a client writes and reads at a steady rate.
 
 What must hold: the broker does not end; its RSS grows by less than 64 MB; the client's 99th
 percentile under hostile traffic is at most twice that under well-formed traffic of the same rate;
@@ -20,11 +21,13 @@ import gzip
 import multiprocessing
 import os
 import random
+import signal
 import socket
 import struct
 import sys
 import threading
 import time
+from collections import Counter
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
 import broker as brokers
@@ -34,7 +37,7 @@ import kafka_wire as wire
 TOPIC = "the-checked-clients-own-topic"
 RSS_GROWTH_MB = 64
 P99_FACTOR = 2.0
-P99_FLOOR_MS = 5.0  # below that, it is the scheduler of the machine that is measured
+RATE_DIFFERENCE = 0.1  # at most between the two kinds of traffic, in connections, requests and bytes
 PHASE_S = 10
 CLIENT_RATE = 100
 ATTACK_RATE = 100
@@ -250,21 +253,20 @@ class Client:
 
 def attack_process(address, seed, versions, topic_ids, seconds, is_hostile, queue):
     """Several attackers side by side, so that one that waits for an answer holds up no other."""
-    attackers = [hostile.Attacker(*address, seed * ATTACKERS + i, versions, topic_ids)
+    attackers = [hostile.Attacker(*address, seed * ATTACKERS + i, versions, topic_ids, is_hostile)
                  for i in range(ATTACKERS)]
-    threads = [threading.Thread(target=a.run, args=(seconds, ATTACK_RATE / ATTACKERS, is_hostile))
+    threads = [threading.Thread(target=a.run, args=(seconds, ATTACK_RATE / ATTACKERS))
                for a in attackers]
     for t in threads:
         t.start()
     for t in threads:
         t.join()
-    counts, outcomes, apis = {}, {}, set()
+    counts, outcomes, sent, apis = Counter(), Counter(), Counter(), set()
     for a in attackers:
         apis |= a.apis_sent
-        for total, new in ((counts, a.counts), (outcomes, a.outcomes)):
-            for k, v in new.items():
-                total[k] = total.get(k, 0) + v
-    queue.put((counts, outcomes, apis))
+        for total, new in ((counts, a.counts), (outcomes, a.outcomes), (sent, a.sent)):
+            total.update(new)
+    queue.put((counts, outcomes, sent, apis))
 
 
 def janitor(broker):
@@ -293,7 +295,8 @@ class Hostile:
         self.broker = brokers.Broker(**brokers.broker_choice(options), properties={
             "log.retention.check.interval.ms": 1000})
         self.latencies = {True: [], False: []}
-        self.counts, self.outcomes, self.apis = {}, {}, set()
+        self.counts, self.outcomes, self.apis = Counter(), Counter(), set()
+        self.sent = {True: Counter(), False: Counter()}
         self.extra_topics = 0
 
     def check(self, ok, text):
@@ -331,46 +334,61 @@ class Hostile:
                 return
 
     def phases(self, versions):
-        options = self.options
         client = self.client = Client(self.broker)
         client.run(3, CLIENT_RATE, [])
-        end = time.monotonic() + options.minutes * 60
-        queue, phase, rss_first, rss_max = multiprocessing.Queue(), 0, None, 0
-        while time.monotonic() < end and self.broker.ended() is None:
-            is_hostile = phase % 2 == 1
-            topic_ids, extra = janitor(self.broker)
-            self.extra_topics += extra
-            seconds = min(PHASE_S, max(2, end - time.monotonic()))
-            attack = multiprocessing.Process(target=attack_process, args=(
-                (self.broker.host, self.broker.port), options.seed * 1000 + phase, versions,
-                topic_ids, seconds, is_hostile, queue))
-            attack.start()
-            try:
-                client.run(seconds, CLIENT_RATE, self.latencies[is_hostile])
-            except (OSError, wire.WireError, wire.KafkaError) as e:
-                client.errors.append("in phase %d: %r" % (phase, e))
+        # Two phases make a pair, with one seed: the same things, in order and not; and who begins
+        # changes from pair to pair, so that what drifts with time drifts for both.
+        pairs = max(1, round(self.options.minutes * 60 / 2 / PHASE_S))
+        seconds = self.options.minutes * 60 / 2 / pairs
+        queue, rss_first, rss_max = multiprocessing.Queue(), None, 0
+        for phase in range(2 * pairs):
+            is_hostile = phase % 4 in (1, 2)
+            self.phase(queue, versions, phase // 2, seconds, is_hostile)
+            if client.errors or self.broker.ended() is not None:
                 break
-            finally:
-                self.collect(queue, attack, is_hostile)
             rss = self.broker.rss_kb()
-            rss_first = rss_first or rss  # after the first well-formed phase
+            rss_first = rss_first or rss  # after the first phase, which is in order
             rss_max = max(rss_max, rss)
-            phase += 1
         self.rss_first, self.rss_max = rss_first or 0, rss_max
+
+    def hold_up(self, seconds):
+        """--plant: a broker that such traffic stops for a moment, again and again."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self.broker.process.send_signal(signal.SIGSTOP)
+            time.sleep(0.1)
+            self.broker.process.send_signal(signal.SIGCONT)
+            time.sleep(0.4)
+
+    def phase(self, queue, versions, pair, seconds, is_hostile):
+        topic_ids, extra = janitor(self.broker)
+        self.extra_topics += extra
+        attack = multiprocessing.Process(target=attack_process, args=(
+            (self.broker.host, self.broker.port), self.options.seed * 1000 + pair, versions,
+            topic_ids, seconds, is_hostile, queue))
+        attack.start()
+        if self.options.plant and is_hostile:
+            threading.Thread(target=self.hold_up, args=(seconds,), daemon=True).start()
+        try:
+            self.client.run(seconds, CLIENT_RATE, self.latencies[is_hostile])
+        except (OSError, wire.WireError, wire.KafkaError) as e:
+            self.client.errors.append("in pair %d: %r" % (pair, e))
+        finally:
+            self.collect(queue, attack, is_hostile)
 
     def collect(self, queue, attack, is_hostile):
         try:
-            counts, outcomes, apis = queue.get(timeout=60)
+            counts, outcomes, sent, apis = queue.get(timeout=60)
         except Exception:
             self.client.errors.append("the attacking process did not end well")
             attack.kill()
             return
         attack.join()
         self.apis |= apis
+        self.sent[is_hostile].update(sent)
         if is_hostile:
-            for total, new in ((self.counts, counts), (self.outcomes, outcomes)):
-                for k, v in new.items():
-                    total[k] = total.get(k, 0) + v
+            self.counts.update(counts)
+            self.outcomes.update(outcomes)
 
     def last_look(self):
         client = self.client
@@ -392,9 +410,13 @@ class Hostile:
         p = {h: [percentile(self.latencies[h], q) for q in (0.5, 0.99, 0.999)]
              for h in (False, True)}
         for h, name in ((False, "well-formed"), (True, "hostile")):
-            print("      beside %s traffic: p50 %.2f, p99 %.2f, p99.9 %.2f ms (%d records)" % (
-                name, *p[h], len(self.latencies[h])))
-        limit = max(P99_FACTOR * p[False][1], P99_FLOOR_MS)
+            print("      beside %s traffic (%s): p50 %.2f, p99 %.2f, p99.9 %.2f ms (%d records)" % (
+                name, ", ".join("%d %s" % (n, k) for k, n in self.sent[h].items()), *p[h],
+                len(self.latencies[h])))
+        apart = max(abs(self.sent[True][k] / max(n, 1) - 1) for k, n in self.sent[False].items())
+        self.check(apart <= RATE_DIFFERENCE, "the two kinds differ by at most %.0f %% in what they send" % (
+            100 * apart))
+        limit = P99_FACTOR * p[False][1]
         self.check(p[True][1] <= limit and len(self.latencies[True]) > 0,
                    "p99 %.2f ms, limit %.2f ms" % (p[True][1], limit))
         print("      attacks: " + ", ".join("%s %d" % i for i in sorted(self.counts.items())))
@@ -415,6 +437,8 @@ def main():
     parser.add_argument("--minutes", type=float, default=10, help="of traffic, half of it hostile "
                         "(default 10)")
     parser.add_argument("--seed", type=int, default=1, help="of the traffic (default 1)")
+    parser.add_argument("--plant", action="store_true",
+                        help="stop the broker now and then beside hostile traffic: the run must fail")
     test = Hostile(parser.parse_args())
     try:
         status = test.run()

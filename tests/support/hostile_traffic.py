@@ -5,6 +5,7 @@ own schemas (protocol/schema); Attacker sends them, well-formed or spoilt in one
 connections of its own. Loopback only, bounded in connections, bytes and time.
 """
 
+import itertools
 import os
 import pathlib
 import random
@@ -256,31 +257,35 @@ class RequestMaker:
 
 
 class Attacker:
-    """Sends one thing after the other at a given rate; hostile=False: well-formed requests only."""
+    """Does one thing after the other at a given rate. hostile=False: what is in order instead, over as
+    many connections, in as many requests, of as many bytes: what hostile traffic is compared with."""
 
-    def __init__(self, host, port, seed, versions, topic_ids, request_max=104857600):
-        self.host, self.port, self.rng = host, port, random.Random(seed)
+    def __init__(self, host, port, seed, versions, topic_ids, hostile, request_max=104857600):
+        self.host, self.port, self.seed, self.rng = host, port, seed, random.Random(seed)
         self.maker = RequestMaker(self.rng, versions, topic_ids)
-        self.request_max = request_max
+        self.hostile, self.request_max = hostile, request_max
         self.counts = {}
         self.outcomes = {}
+        self.sent = {"connections": 0, "requests": 0, "bytes": 0}
         self.apis_sent = set()
         self.slow = []
         self.hold = []
+        self.batches = {}  # size -> a batch in order
         self.attacks = [
             (30, self.mutated), (8, self.bad_batches), (4, self.sizes), (4, self.cut_off),
             (4, self.garbage), (3, self.unknown), (3, self.names), (2, self.not_reading),
             (3, self.slowly), (1, self.idle), (2, self.reset),
         ]
 
-    def run(self, seconds, rate, hostile):
+    def run(self, seconds, rate):
         end = time.monotonic() + seconds
         due = time.monotonic()
         weights = [w for w, _ in self.attacks]
-        while time.monotonic() < end:
-            attack = self.well_formed
-            if hostile:
-                attack = self.rng.choices(self.attacks, weights)[0][1]
+        for number in itertools.count():
+            if time.monotonic() >= end:
+                break
+            self.rng.seed("%d/%d" % (self.seed, number))  # so that both kinds decide the same
+            attack = self.rng.choices(self.attacks, weights)[0][1]
             name = attack.__name__
             self.counts[name] = self.counts.get(name, 0) + 1
             try:
@@ -301,17 +306,26 @@ class Attacker:
     def connect(self):
         s = socket.create_connection((self.host, self.port), timeout=5)
         s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.sent["connections"] += 1
         return s
 
-    def exchange(self, data, wait=0.2, half_close=False):
-        """Sends, reads until an answer, the end, or for `wait` seconds."""
+    def count(self, requests, size):
+        self.sent["requests"] += requests
+        self.sent["bytes"] += size
+
+    def exchange(self, data, requests=1, wait=0.2, half_close=False, in_order=False):
+        """Sends, reads until an answer, the end, or for `wait` seconds; what is in order waits for an
+        answer to each request."""
+        if not self.hostile and not in_order:
+            data, half_close = self.in_order(requests, len(data)), False
+        self.count(requests, len(data))
         with self.connect() as s:
             s.sendall(data)
             if half_close:
                 s.shutdown(socket.SHUT_WR)
             s.settimeout(wait)
             try:
-                got = s.recv(65536)
+                got = s.recv(65536) if self.hostile else read_answers(s, requests)
                 self.note("answered" if got else "closed")
                 return got
             except socket.timeout:
@@ -320,14 +334,27 @@ class Attacker:
                 self.note("closed")
         return None
 
-    def frame(self):
+    def frame(self, client_id="guest"):
         key, version, body = self.maker.make()
         self.apis_sent.add((key, version))
-        return bytearray(wire.encode_request(key, version, self.rng.getrandbits(31), body, "guest"))
+        return bytearray(wire.encode_request(key, version, self.rng.getrandbits(31), body, client_id))
 
-    def well_formed(self):
-        frames = [self.frame() for _ in range(4)]
-        self.exchange(b"".join(frames))
+    def in_order(self, requests, size):
+        """As many requests, of about that size together."""
+        frames = [min((self.frame() for _ in range(3)), key=len) for _ in range(requests)]
+        missing = size - sum(map(len, frames))
+        if missing > 20000:
+            frames[0] = wire.encode_request(wire.PRODUCE, 9, 1, wire.produce_body(
+                [(self.rng.choice(TOPICS), [(0, self.batch_of(missing))])]))
+        elif missing > 0:
+            frames[0] = self.frame("guest".ljust(5 + missing, "."))
+        return b"".join(frames)
+
+    def batch_of(self, size):
+        size = min(size, 1000000) // 10000 * 10000
+        if size not in self.batches:
+            self.batches[size] = wire.encode_batch([(None, bytes(size), [])])
+        return self.batches[size]
 
     def mutate(self, frame):
         rng = self.rng
@@ -360,8 +387,10 @@ class Attacker:
         return frame
 
     def mutated(self):
-        frames = [self.mutate(self.frame()) for _ in range(self.rng.randrange(1, 6))]
-        self.exchange(b"".join(frames))
+        frames = [self.frame() for _ in range(self.rng.randrange(1, 6))]
+        if self.hostile:
+            frames = [self.mutate(f) for f in frames]
+        self.exchange(b"".join(frames), len(frames), in_order=True)
 
     def bad_batches(self):
         kind, batch = bad_batch(self.rng)
@@ -405,23 +434,30 @@ class Attacker:
         self.exchange(wire.encode_request(api, version, 1, body))
 
     def not_reading(self):
-        """Asks for much, reads nothing, and stays for a while."""
+        """Asks for much, reads nothing, and stays for a while. In order: reads it."""
+        requests = [wire.encode_request(wire.METADATA, 12, 1, b"\0\0\0\0")] * 500
+        if not self.hostile:
+            self.exchange(b"".join(requests), len(requests), wait=2.0, in_order=True)
+            return
         if len(self.hold) > 4:
             self.hold.pop(0).close()
         s = self.connect()
         s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         self.hold.append(s)
-        request = wire.encode_request(wire.METADATA, 12, 1, b"\0\0\0\0") * 500
         end = self.rng.choice([b"", b"garbage", None])
         s.setblocking(False)
-        s.send(request + (end or b""))
+        self.count(len(requests), s.send(b"".join(requests) + (end or b"")))
         if end is None:
             s.shutdown(socket.SHUT_WR)
 
     def slowly(self):
-        """A request of which a byte arrives now and then."""
+        """A request of which a byte arrives now and then. In order: it comes whole, and the connection
+        stays as long."""
         if len(self.slow) < 8:
             self.slow.append([self.connect(), bytes(self.frame()), 0])
+            if not self.hostile:
+                self.slow[-1][0].sendall(self.slow[-1][1])
+            self.count(1, len(self.slow[-1][1]))
 
     def feed_slow(self):
         for entry in self.rng.sample(self.slow, min(3, len(self.slow))):
@@ -429,7 +465,8 @@ class Attacker:
             try:
                 if at >= len(data):
                     raise OSError
-                s.send(data[at:at + 1])
+                if self.hostile:
+                    s.send(data[at:at + 1])
                 entry[2] += 1
             except OSError:
                 s.close()
@@ -440,8 +477,31 @@ class Attacker:
             self.hold.append(self.connect())
 
     def reset(self):
-        """Goes away in the middle, with a reset."""
+        """Goes away in the middle, with a reset. In order: waits for its answers."""
+        n = self.rng.randrange(1, 20)
+        frames = bytes(self.frame()) * n
+        if not self.hostile:
+            self.exchange(frames, n, in_order=True)
+            return
         s = self.connect()
         s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        s.sendall(bytes(self.frame()) * self.rng.randrange(1, 20))
+        self.count(n, len(frames))
+        s.sendall(frames)
         s.close()
+
+
+def read_answers(s, count):
+    """Until so many have come, or the end. -> bytes of the last piece"""
+    data, need = bytearray(), 0
+    while count > 0:
+        piece = s.recv(1 << 20)
+        if not piece:
+            return piece
+        data += piece
+        while count > 0 and len(data) >= 4:
+            need = 4 + int.from_bytes(data[:4], "big")
+            if len(data) < need:
+                break
+            del data[:need]
+            count -= 1
+    return piece
