@@ -500,6 +500,11 @@ void membership_end(struct membership *m)
     loop_timer_stop(&m->retry);
 }
 
+const struct uuid *membership_incarnation(const struct membership *m)
+{
+    return &m->incarnation;
+}
+
 int64_t membership_broker_epoch(const struct membership *m)
 {
     return atomic_load(&m->broker_epoch);

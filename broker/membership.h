@@ -41,6 +41,8 @@ void membership_end(struct membership *m);
 
 /* Of the last registration, -1 before it. Any thread. */
 int64_t membership_broker_epoch(const struct membership *m);
+/* Of this process: what it registers with. Any thread. */
+const struct uuid *membership_incarnation(const struct membership *m);
 
 /* For replica_manager_options, `ctx` a struct membership. Any thread. */
 void membership_propose_isr(void *ctx, const struct log_identity *id, const struct effect *e);

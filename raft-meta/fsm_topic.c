@@ -262,7 +262,8 @@ static bool check_name(struct fsm_step *s, struct str name, MetaItemOutcome *ite
     }
     /* Kafka's log of the metadata; ours is no topic, and the name must not suggest one. */
     if (str_eq_lit(name, "__cluster_metadata")) {
-        item_set(item, ERR_TOPIC_AUTHORIZATION_FAILED, NULL);
+        item_set(item, ERR_INVALID_REQUEST, "Creation of internal topic %.*s is prohibited.",
+                 STR_ARG(name));
         return false;
     }
     if (image_topic(s->after, name) != NULL) {

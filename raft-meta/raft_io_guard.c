@@ -1,10 +1,14 @@
-/* raft-meta/raft_io_guard.c -- see raft_io_guard.h for the rules G1-G21. */
+/* raft-meta/raft_io_guard.c -- see raft_io_guard.h for the rules G1-G23. */
 #include "raft-meta/raft_io_guard.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#define ADDRESS_MAX 256
+#include "protocol/base/mutant.h"
+#include "raft-meta/raft_wire.h"
+
+#define ADDRESS_MAX   256
+#define FOLLOWERS_MAX 64
 
 struct guard_append {
     struct raft_io_append inner;
@@ -14,6 +18,7 @@ struct guard_append {
     raft_term term;  /* when it was submitted (G11) */
     raft_index last; /* index of its last entry */
     raft_time begun;
+    bool told;                 /* M18: the library believes that it is stored */
     struct guard_append *next; /* in the order of submission */
 };
 
@@ -61,6 +66,7 @@ struct guard {
     struct guard_append *appends, *append_in_cb;
     raft_term append_term; /* of the newest append */
     bool putting, installing;
+    struct guard_put *put, *install; /* while they are under way */
 
     struct guard_send *sends;
     int peer_installing;
@@ -68,6 +74,16 @@ struct guard {
     struct raft_message held; /* the one InstallSnapshot that waits for our disk (G14) */
     char held_address[ADDRESS_MAX];
     bool is_held;
+
+    struct guard_follower followers[FOLLOWERS_MAX]; /* of this leadership */
+    int follower_count;
+    struct raft_transfer transfer;
+    bool transferring, silent; /* [H14 b] */
+    raft_time clock_offset;    /* [H15] */
+    raft_id led_by;            /* whose entries were delivered last, and in which term */
+    raft_term led_term;
+    raft_id gone_leader;
+    raft_term gone_term; /* 0: no mark */
 
     raft_index loaded_change; /* index of the last configuration that load() gave (G19) */
     bool restart_pending, restarting, failed, busy;
@@ -158,7 +174,8 @@ static void reap_sends(struct guard *g)
             continue;
         }
         *at = s->next;
-        s->cb(s->request, s->status);
+        if (s->cb != NULL) /* a TimeoutNow has none */
+            s->cb(s->request, s->status);
         free(s);
         at = &g->sends; /* the callback may have sent more */
     }
@@ -191,6 +208,14 @@ static void on_snapshot_sent(struct raft_io_send *inner, int status)
     }
 }
 
+/* Whatever became of it: nobody waits for it any more. */
+static void give_up_send(const struct guard *g, struct guard_send *s)
+{
+    s->over = true;
+    if (g->options.send != NULL) /* there is no inner request that would complete */
+        s->inner_done = true;
+}
+
 /* G15: the request stays open until the peer has answered. */
 static int send_snapshot(struct guard *g, struct raft_io_send *request,
                          const struct raft_message *m, raft_io_send_cb cb)
@@ -200,11 +225,16 @@ static int send_snapshot(struct guard *g, struct raft_io_send *request,
 
     for (s = g->sends; s != NULL; s = s->next) {
         if (s->to == m->server_id && !s->over)
-            s->over = true;
+            give_up_send(g, s);
     }
     s = track_send(g, request, cb);
     s->to = m->server_id;
     s->snapshot_index = m->install_snapshot.last_index;
+    if (g->options.send != NULL) {
+        s->status = g->options.send(g->options.ctx, m);
+        s->over = s->inner_done = s->status != 0;
+        return 0;
+    }
     rv = g->inner->send(g->inner, &s->inner, m, on_snapshot_sent);
     if (rv != 0) {
         g->sends = s->next;
@@ -234,6 +264,39 @@ static void cap_result(struct guard *g, struct raft_append_entries_result *a)
     }
 }
 
+/* A send that has been decided on; the library hears of it at the end of the event (G9). */
+static int complete_send(struct guard *g, struct raft_io_send *request, raft_io_send_cb cb,
+                         int status)
+{
+    struct guard_send *s = track_send(g, request, cb);
+
+    s->over = s->inner_done = true;
+    s->status = status;
+    return 0;
+}
+
+static struct guard_follower *follower_of(struct guard *g, raft_id id)
+{
+    for (int i = 0; i < g->follower_count; i++) {
+        if (g->followers[i].id == id)
+            return &g->followers[i];
+    }
+    if (g->follower_count == FOLLOWERS_MAX)
+        return NULL;
+    g->followers[g->follower_count] = (struct guard_follower){.id = id};
+    return &g->followers[g->follower_count++];
+}
+
+/* What the follower will know when it has this. */
+static void note_told(struct guard *g, const struct raft_message *m)
+{
+    const struct raft_append_entries *a = &m->append_entries;
+    struct guard_follower *f = follower_of(g, m->server_id);
+
+    if (f != NULL)
+        f->told = MAX(f->told, MIN(a->leader_commit, a->prev_log_index + a->n_entries));
+}
+
 static int guard_send(struct raft_io *io, struct raft_io_send *request,
                       const struct raft_message *m, raft_io_send_cb cb)
 {
@@ -241,13 +304,13 @@ static int guard_send(struct raft_io *io, struct raft_io_send *request,
     struct raft_message copy = *m;
 
     if (m->server_id == 0 || m->server_address == NULL) { /* G13 */
-        struct guard_send *s = track_send(g, request, cb);
-
-        s->over = s->inner_done = true;
-        s->status = RAFT_NOCONNECTION;
         g->counts.unsent++;
-        return 0;
+        return complete_send(g, request, cb, RAFT_NOCONNECTION);
     }
+    if (g->silent && (m->type == RAFT_IO_APPEND_ENTRIES || m->type == RAFT_IO_INSTALL_SNAPSHOT))
+        return complete_send(g, request, cb, RAFT_NOCONNECTION);
+    if (m->type == RAFT_IO_APPEND_ENTRIES)
+        note_told(g, m);
     if (m->type == RAFT_IO_INSTALL_SNAPSHOT)
         return send_snapshot(g, request, m, cb);
     if (m->type == RAFT_IO_APPEND_ENTRIES_RESULT && m->append_entries_result.rejected == 0)
@@ -256,10 +319,31 @@ static int guard_send(struct raft_io *io, struct raft_io_send *request,
         m->request_vote_result.pre_vote == raft_tribool_true &&
         m->request_vote_result.term < g->raft->current_term) /* G18 */
         copy.request_vote_result.term = g->raft->current_term;
+    if (g->options.send != NULL)
+        return complete_send(g, request, cb, g->options.send(g->options.ctx, &copy));
     return g->inner->send(g->inner, request, &copy, cb);
 }
 
 /* ---- receiving ---- */
+
+/* What DescribeQuorum tells, and how far a commit may be announced. */
+static void note_follower(struct guard *g, const struct raft_message *m)
+{
+    const struct raft_append_entries_result *a = &m->append_entries_result;
+    raft_index last = raft_last_index(g->raft);
+    struct guard_follower *f;
+
+    if (a->term != g->raft->current_term || (f = follower_of(g, m->server_id)) == NULL)
+        return;
+    if (a->rejected == 0)
+        f->match = MAX(f->match, MIN(a->last_log_index, last));
+    if (f->match >= last)
+        f->caught_up = g->inner->time(g->inner);
+    else if (f->match >= f->last_at_heard && f->heard > 0)
+        f->caught_up = MAX(f->caught_up, f->heard);
+    f->heard = g->inner->time(g->inner);
+    f->last_at_heard = last;
+}
 
 /* G15: the answer to an InstallSnapshot, or a sign that it was lost. */
 static void note_result(struct guard *g, const struct raft_message *m)
@@ -323,6 +407,17 @@ static void rebase_entries(struct guard *g, struct raft_append_entries *a)
     g->counts.rebased++;
 }
 
+/* G23: would be granted, whomever this server has voted for. */
+static bool would_vote_twice(const struct guard *g, const struct raft_message *m)
+{
+    const struct raft *r = g->raft;
+    const struct raft_request_vote *v = &m->request_vote;
+
+    return m->type == RAFT_IO_REQUEST_VOTE && !v->pre_vote && r->transfer != NULL &&
+           r->transfer->id == v->candidate_id && v->term == r->current_term && r->voted_for != 0 &&
+           r->voted_for != v->candidate_id;
+}
+
 static void deliver(struct guard *g, struct raft_message *m)
 {
     struct raft_append_entries *a = &m->append_entries;
@@ -339,10 +434,21 @@ static void deliver(struct guard *g, struct raft_message *m)
         }
         g->delivered_last = a->prev_log_index + a->n_entries;
         rebase_entries(g, a);
-        a->leader_commit = MIN(a->leader_commit, g->delivered_last); /* G1 */
+        a->leader_commit =
+            MUTANT(24) ? g->delivered_last : MIN(a->leader_commit, g->delivered_last); /* G1 */
     }
+    if (m->type == RAFT_IO_REQUEST_VOTE && guard_leader_is_marked(g))
+        m->request_vote.disrupt_leader = true; /* [H15] */
     g->delivering_entries = m->type == RAFT_IO_APPEND_ENTRIES;
     g->delivering_snapshot = m->type == RAFT_IO_INSTALL_SNAPSHOT;
+    if (g->delivering_entries || g->delivering_snapshot) {
+        raft_term term = g->delivering_entries ? a->term : m->install_snapshot.term;
+
+        if (term >= g->raft->current_term) {
+            g->led_by = m->server_id;
+            g->led_term = term;
+        }
+    }
     g->recv(&g->io, m);
     g->delivering_entries = g->delivering_snapshot = false;
 }
@@ -379,10 +485,17 @@ static void on_recv(struct raft_io *inner, struct raft_message *m)
     if (m->type == RAFT_IO_APPEND_ENTRIES_RESULT) {
         if (g->holds_acks) /* G2 */
             return;
-        if (g->leads)
+        if (g->leads) {
+            note_follower(g, m);
             note_result(g, m);
+        }
     }
-    if (m->type == RAFT_IO_TIMEOUT_NOW && g->installing) /* G14 */
+    if (m->server_id == g->gone_leader &&
+        (m->type == RAFT_IO_APPEND_ENTRIES || m->type == RAFT_IO_INSTALL_SNAPSHOT))
+        g->gone_term = 0;
+    if (m->type == RAFT_IO_TIMEOUT_NOW && (g->installing || g->appends != NULL)) /* G14, G22 */
+        return;
+    if (would_vote_twice(g, m))
         return;
     if (m->type == RAFT_IO_INSTALL_SNAPSHOT && disk_is_busy(g)) {
         hold_snapshot(g, m);
@@ -392,6 +505,54 @@ static void on_recv(struct raft_io *inner, struct raft_message *m)
     after_event(g, true);
 }
 
+void guard_receive(struct guard *g, struct raft_message *m, bool installing)
+{
+    g->peer_installing = installing;
+    on_recv(g->inner, m);
+    g->peer_installing = -1;
+}
+
+void guard_snapshot_sent(struct guard *g, raft_id to)
+{
+    for (struct guard_send *s = g->sends; s != NULL; s = s->next) {
+        if (s->to != to || s->over)
+            continue;
+        s->inner_done = true;
+        s->sent = g->inner->time(g->inner);
+    }
+}
+
+void guard_peer_lost(struct guard *g, raft_id id)
+{
+    for (struct guard_send *s = g->sends; s != NULL; s = s->next) {
+        if (s->to != id || s->over)
+            continue;
+        s->status = RAFT_NOCONNECTION;
+        give_up_send(g, s);
+    }
+    after_event(g, true);
+}
+
+/* [H14 b] Nothing is committed without the leader's own disk. */
+static void check_own_disk(struct guard *g)
+{
+    uint64_t age = guard_append_age_ms(g);
+    unsigned timeout = g->raft->election_timeout;
+    unsigned voters = 0;
+
+    for (unsigned i = 0; i < g->raft->configuration.n; i++)
+        voters += g->raft->configuration.servers[i].role == RAFT_VOTER;
+    if (!g->leads || voters < 2 || age < 2 * timeout) {
+        g->silent = false;
+        return;
+    }
+    guard_transfer(g);
+    if (age >= 3 * timeout && !g->silent) {
+        g->silent = true;
+        g->counts.silences++;
+    }
+}
+
 static void on_tick(struct raft_io *inner)
 {
     struct guard *g = inner->data;
@@ -399,9 +560,11 @@ static void on_tick(struct raft_io *inner)
     if (g->failed)
         return;
     after_event(g, true);
-    /* G14: no election while the log is being replaced. */
+    if (g->closing == CLOSING_NO && !is_dead(g))
+        check_own_disk(g);
+    /* G14, G22: no election while the log is being replaced, or written. */
     if (g->closing != CLOSING_NO || g->restart_pending || is_dead(g) ||
-        (g->installing && raft_state(g->raft) == RAFT_FOLLOWER))
+        ((g->installing || g->appends != NULL) && raft_state(g->raft) == RAFT_FOLLOWER))
         return;
     g->tick(&g->io);
     after_event(g, true);
@@ -436,7 +599,7 @@ static void on_append(struct raft_io_append *inner, int status)
     remove_append(g, a);
     if (status != 0 && status != RAFT_CANCELED)
         fail(g, "append", status);
-    if (g->failed) {
+    if (g->failed || a->told) {
         free(a);
         return;
     }
@@ -500,10 +663,13 @@ static void on_snapshot_put(struct raft_io_snapshot_put *inner, int status)
         fail(g, "snapshot_put", status);
     if (!g->failed)
         p->cb(p->request, status);
-    if (p->is_install)
+    if (p->is_install) {
         g->installing = false;
-    else
+        g->install = NULL;
+    } else {
         g->putting = false;
+        g->put = NULL;
+    }
     free(p);
     if (!g->failed)
         after_event(g, false);
@@ -526,16 +692,52 @@ static int guard_snapshot_put(struct raft_io *io, unsigned trailing,
     p->cb = cb;
     p->is_install = trailing == 0; /* an own snapshot always leaves a trail */
     request->cb = cb;
-    if (p->is_install)
+    if (p->is_install) {
         g->installing = true;
-    else
+        g->install = p;
+    } else {
         g->putting = true;
+        g->put = p;
+    }
     rv = g->failed
              ? 0
              : g->inner->snapshot_put(g->inner, trailing, &p->inner, snapshot, on_snapshot_put);
     if (rv != 0)
         fail(g, "snapshot_put", rv);
     return 0;
+}
+
+struct own_id {
+    const char *address;
+    raft_id id;
+};
+
+static void match_own_id(void *ctx, raft_id id, const char *address, int role)
+{
+    struct own_id *own = ctx;
+
+    (void)role;
+    if (strcmp(own->address, address) == 0)
+        own->id = id;
+}
+
+/* The newest configuration that names our address says which raft id is ours. */
+static void find_own_id(struct guard *g, const struct raft_snapshot *s,
+                        const struct raft_entry *entries, size_t count)
+{
+    struct own_id own = {.address = g->options.address};
+
+    for (size_t i = count; i > 0 && own.id == 0; i--) {
+        const struct raft_buffer *b = &entries[i - 1].buf;
+
+        if (entries[i - 1].type == RAFT_CHANGE &&
+            wire_read_configuration(b->base, b->len, match_own_id, &own) != ERR_NONE)
+            own.id = 0;
+    }
+    for (unsigned i = 0; s != NULL && own.id == 0 && i < s->configuration.n; i++)
+        match_own_id(&own, s->configuration.servers[i].id, s->configuration.servers[i].address, 0);
+    if (own.id != 0)
+        g->raft->id = own.id;
 }
 
 /* G10, and G19's memory of the last configuration. */
@@ -568,6 +770,8 @@ static int guard_load(struct raft_io *io, raft_term *term, raft_id *voted_for,
     }
     if (last != NULL)
         raft_free(last);
+    if (g->options.address != NULL)
+        find_own_id(g, *snapshot, *entries, *count);
     return 0;
 }
 
@@ -631,8 +835,48 @@ static void begin_leading(struct guard *g)
     g->barrier_index = raft_last_index(g->raft) + 1;
     g->barrier_pending = true;
     g->barrier.data = g;
+    g->follower_count = 0;
     if (raft_barrier(g->raft, &g->barrier, on_barrier) != 0)
         fail(g, "barrier", RAFT_IOERR);
+}
+
+/* M18: acknowledged before it is on the disk. */
+static void tell_appends_early(struct guard *g)
+{
+    for (struct guard_append *a = g->appends; a != NULL; a = a->next) {
+        if (a->told)
+            continue;
+        a->told = true;
+        g->append_in_cb = a;
+        a->cb(a->request, 0);
+        g->append_in_cb = NULL;
+    }
+}
+
+/* [H14 a] The library would tell it with the next heartbeat. */
+static void announce(struct guard *g)
+{
+    struct raft *r = g->raft;
+
+    for (unsigned i = 0; i < r->configuration.n && g->options.send != NULL && !g->silent; i++) {
+        const struct raft_server *server = &r->configuration.servers[i];
+        struct guard_follower *f = server->id != r->id ? follower_of(g, server->id) : NULL;
+        raft_index known = f != NULL ? MIN(f->match, r->commit_index) : 0;
+        struct raft_message m = {.type = RAFT_IO_APPEND_ENTRIES,
+                                 .server_id = server->id,
+                                 .server_address = server->address};
+        raft_term term = known > 0 ? term_of(r, f->match) : 0;
+
+        if (term == 0 || known <= f->told)
+            continue;
+        m.append_entries = (struct raft_append_entries){.term = r->current_term,
+                                                        .prev_log_index = f->match,
+                                                        .prev_log_term = term,
+                                                        .leader_commit = known};
+        f->told = known;
+        g->counts.announced++;
+        (void)g->options.send(g->options.ctx, &m);
+    }
 }
 
 static void after_event(struct guard *g, bool at_top)
@@ -648,6 +892,8 @@ static void after_event(struct guard *g, bool at_top)
         g->busy = false;
         return;
     }
+    if (MUTANT(18))
+        tell_appends_early(g);
     if (leads && !g->leads && !g->barrier_pending) {
         begin_leading(g);
         g->leads = true;
@@ -657,8 +903,11 @@ static void after_event(struct guard *g, bool at_top)
     if (g->holds_acks && (!leads || g->raft->last_stored >= g->barrier_index))
         g->holds_acks = false;
     if (!leads) {
+        g->silent = false;
         for (struct guard_send *s = g->sends; s != NULL; s = s->next)
-            s->over = true;
+            give_up_send(g, s);
+    } else {
+        announce(g);
     }
     reap_sends(g);
     if (at_top && g->is_held && !disk_is_busy(g)) {
@@ -668,6 +917,69 @@ static void after_event(struct guard *g, bool at_top)
         deliver(g, &m);
     }
     g->busy = false;
+    if (g->options.on_event != NULL)
+        g->options.on_event(g->options.ctx);
+}
+
+static void on_transferred(struct raft_transfer *t)
+{
+    ((struct guard *)t->data)->transferring = false;
+}
+
+void guard_transfer(struct guard *g)
+{
+    if (g->transferring || is_dead(g) || raft_state(g->raft) != RAFT_LEADER)
+        return;
+    g->transfer.data = g;
+    g->transferring = raft_transfer(g->raft, &g->transfer, 0, on_transferred) == 0;
+    g->counts.transfers += g->transferring ? 1 : 0;
+}
+
+raft_id guard_leader(const struct guard *g)
+{
+    if (g->raft->state == RAFT_LEADER)
+        return g->raft->id;
+    return g->led_term == g->raft->current_term && g->raft->state == RAFT_FOLLOWER ? g->led_by : 0;
+}
+
+/* [H15] */
+static bool follows(const struct guard *g, raft_id leader, raft_term term)
+{
+    const struct raft *r = g->raft;
+
+    return r->state == RAFT_FOLLOWER && r->current_term == term &&
+           r->follower_state.current_leader.id == leader && guard_leader(g) == leader;
+}
+
+void guard_mark_leader_gone(struct guard *g, raft_id leader, raft_term term)
+{
+    if (!follows(g, leader, term))
+        return;
+    g->gone_leader = leader;
+    g->gone_term = term;
+}
+
+bool guard_leader_is_marked(const struct guard *g)
+{
+    return g->gone_term != 0 && follows(g, g->gone_leader, g->gone_term);
+}
+
+void guard_jump(struct guard *g)
+{
+    if (!guard_leader_is_marked(g) || g->closing != CLOSING_NO || is_dead(g))
+        return;
+    g->clock_offset += 2 * (raft_time)g->raft->election_timeout;
+    g->counts.jumps++;
+    on_tick(g->inner);
+}
+
+const struct guard_follower *guard_follower(const struct guard *g, raft_id id)
+{
+    for (int i = 0; i < g->follower_count; i++) {
+        if (g->followers[i].id == id)
+            return &g->followers[i];
+    }
+    return NULL;
 }
 
 void guard_poll(struct guard *g)
@@ -747,7 +1059,7 @@ static int guard_recover(struct raft_io *io, const struct raft_configuration *co
 static int guard_set_term(struct raft_io *io, raft_term term)
 {
     struct guard *g = guard_of(io);
-    int rv = g->failed ? 0 : g->inner->set_term(g->inner, term);
+    int rv = g->failed || MUTANT(118) ? 0 : g->inner->set_term(g->inner, term);
 
     if (rv != 0)
         fail(g, "set_term", rv);
@@ -757,7 +1069,7 @@ static int guard_set_term(struct raft_io *io, raft_term term)
 static int guard_set_vote(struct raft_io *io, raft_id id)
 {
     struct guard *g = guard_of(io);
-    int rv = g->failed ? 0 : g->inner->set_vote(g->inner, id);
+    int rv = g->failed || MUTANT(118) ? 0 : g->inner->set_vote(g->inner, id);
 
     if (rv != 0)
         fail(g, "set_vote", rv);
@@ -772,7 +1084,7 @@ static int guard_snapshot_get(struct raft_io *io, struct raft_io_snapshot_get *r
 
 static raft_time guard_time(struct raft_io *io)
 {
-    return guard_of(io)->inner->time(guard_of(io)->inner);
+    return guard_of(io)->inner->time(guard_of(io)->inner) + guard_of(io)->clock_offset;
 }
 
 static int guard_random(struct raft_io *io, int min, int max)
@@ -832,6 +1144,10 @@ void guard_free(struct guard *g)
         g->appends = a->next;
         free(a);
     }
+    free(g->put);
+    free(g->install);
+    if (g->is_held)
+        drop_message(&g->held);
     free(g);
 }
 

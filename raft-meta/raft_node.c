@@ -1,103 +1,35 @@
-/* raft-meta/raft_node.c -- see raft_node.h; the invariants are in README.md.
+/* raft-meta/raft_node.c -- see raft_node.h and raft_node_internal.h; the invariants are in
+ * README.md.
  *
- * One entry is in flight at a time and holds every command that waited (Q4). Its commands are
- * answered, in order, when it has been applied and the image that shows them is published (Q5).
  * libraft is entered only from events of the loop, never from one of its own callbacks: those post
  * `pump`.
  */
 #include "raft-meta/raft_node.h"
 
 #include <inttypes.h>
-#include <raft.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "raft-meta/command.h"
-#include "raft-meta/controller.h"
-#include "raft-meta/fsm.h"
-#include "raft-meta/image_edit.h"
-#include "raft-meta/packing.h"
-#include "raft-meta/raft_disk_uv.h"
 #include "raft-meta/raft_files.h"
-#include "raft-meta/raft_io_guard.h"
-#include "raft-meta/raft_space.h"
-#include "raft-meta/snapshot.h"
+#include "raft-meta/raft_node_internal.h"
 
 #define RAFT_DIR_NAME               "fluxmq-raft"
 #define FORMING_NAME                "forming"
-#define PATH_BYTES_MAX              4096
-#define ADDRESS_BYTES_MAX           64
-#define SWEEP_NS                    50000000u
 #define TRAIL_BYTES                 (32 << 20) /* of log kept in memory for peers that lag */
 #define TRAIL_BYTES_ALONE           (1 << 20)
 #define SNAPSHOT_NEVER              (UINT32_MAX / 4)
-#define WAITING_MAX                 65536 /* proposals; beyond them the newest are refused */
 #define MIN_INSYNC_REPLICAS_DEFAULT "2"
 
-enum state {
-    STATE_LOADING, /* inside raft_start(): the log is applied, nobody is told */
-    STATE_JOINING, /* waits to lead, or to be led */
-    STATE_FORMING, /* leads; the first command is on its way */
-    STATE_READY,
-    STATE_CLOSING,
-    STATE_FAILED, /* the quorum's own directory failed; on_fatal was called */
-};
+static const enum config_resource config_types[] = {
+    CONFIG_TOPIC, CONFIG_BROKER, CONFIG_BROKER_LOGGER, CONFIG_CLIENT_METRICS, CONFIG_GROUP};
 
-/* The entry that libraft is storing, and whose commands are in it. */
-struct flight {
-    struct raft_apply request;
-    struct proposal **proposals; /* NULL: it timed out meanwhile */
-    int count;
-    bool busy;
-};
+uint64_t node_now_ns(const struct raft_node *n)
+{
+    return env_now_ns(n->o.env);
+}
 
-struct raft_node {
-    struct raft_node_options o;
-    char dir[PATH_BYTES_MAX], raft_dir[PATH_BYTES_MAX];
-    char address[ADDRESS_BYTES_MAX]; /* "node id@directory id" [H1] */
-    char cluster_id[CLUSTER_ID_MAX + 1];
-    int32_t voter_ids[QUORUM_VOTERS_MAX];
-    int voter_count;
-
-    struct raft_disk_uv *disk; /* NULL: the simulator's */
-    struct raft_io *inner;
-    struct guard *guard;
-    struct raft_fsm fsm;
-    struct raft raft;
-    struct raft_space *space;
-    struct controller controller;
-
-    enum state state;
-    struct image *image;   /* the newest applied */
-    struct errmsg problem; /* why an entry or a snapshot could not be applied */
-
-    struct list control, bulk; /* proposals that wait */
-    int waiting_count;
-    struct flight flight;
-    struct proposal form;
-    struct list barriers, barriers_running;
-    struct raft_barrier barrier;
-    struct message pump;
-    bool pump_posted, close_begun;
-    struct loop_timer sweep;
-
-    struct image *frozen; /* of the snapshot being taken */
-    struct snapshot encoded;
-    uint64_t bytes_since_snapshot, entries_since_snapshot;
-    size_t snapshot_bytes;
-
-    struct message *ready, *closed;
-    struct loop *ready_loop, *closed_loop;
-    struct message freeing;
-
-    struct mutex view_lock;
-    struct quorum_view view GUARDED_BY(view_lock);
-
-    struct counter commands, entries, entry_bytes, refused, snapshots, applied_index;
-};
-
-static void post_pump(struct raft_node *n)
+void node_post_pump(struct raft_node *n)
 {
     if (n->pump_posted)
         return;
@@ -105,7 +37,7 @@ static void post_pump(struct raft_node *n)
     loop_post(n->o.loop, &n->pump);
 }
 
-static void fail(struct raft_node *n, const char *why)
+void node_fail(struct raft_node *n, const char *why)
 {
     if (n->state == STATE_LOADING) /* raft_node_new() will say it */
         errmsg_set(&n->problem, "%s", why);
@@ -116,62 +48,31 @@ static void fail(struct raft_node *n, const char *why)
     n->o.on_fatal(n->o.ctx, why);
 }
 
-/* ---- answering ---- */
+/* ---- the members ---- */
 
-static void refuse_list(struct raft_node *n, struct list *l, enum err e)
+int node_voter_count(const struct raft_node *n)
 {
-    struct list_node *node;
+    int count = 0;
 
-    while ((node = list_pop_front(l)) != NULL) {
-        n->waiting_count--;
-        proposal_answer(list_entry(node, struct proposal, node), e);
+    if (n->guard == NULL || n->raft.configuration.n == 0)
+        return MAX(n->voter_count, 1);
+    for (unsigned i = 0; i < n->raft.configuration.n; i++)
+        count += n->raft.configuration.servers[i].role == RAFT_VOTER;
+    return count;
+}
+
+bool node_is_member(const struct raft_node *n, int32_t node_id)
+{
+    for (unsigned i = 0; n->guard != NULL && i < n->raft.configuration.n; i++) {
+        const struct raft_server *s = &n->raft.configuration.servers[i];
+        struct uuid directory;
+        int32_t id;
+
+        if (s->role == RAFT_VOTER && wire_address_parse(s->address, &id, &directory) &&
+            id == node_id)
+            return true;
     }
-}
-
-static void refuse_waiting(struct raft_node *n, enum err e)
-{
-    struct list_node *node;
-
-    refuse_list(n, &n->control, e);
-    refuse_list(n, &n->bulk, e);
-    while ((node = list_pop_front(&n->barriers)) != NULL) {
-        struct barrier_wait *w = list_entry(node, struct barrier_wait, node);
-
-        w->err = e;
-        loop_post(w->loop, &w->message);
-    }
-}
-
-/* ---- the published view of the quorum ---- */
-
-static void update_view(struct raft_node *n)
-{
-    raft_id id = 0;
-    const char *address = NULL;
-    struct quorum_view v = {.leader_id = -1, .voter_count = 1};
-
-    raft_leader(&n->raft, &id, &address);
-    if (id != 0 && address != NULL)
-        v.leader_id = (int32_t)strtol(address, NULL, 10);
-    v.leader_epoch = (int32_t)MIN(n->raft.current_term, (raft_term)INT32_MAX);
-    v.high_watermark = (int64_t)n->raft.commit_index + 1;
-    v.voters[0] = (struct quorum_voter_view){
-        .node_id = n->o.node_id,
-        .directory_id = n->o.directory_id,
-        .log_end_offset = (int64_t)raft_last_index(&n->raft) + 1,
-        .last_fetch_ms = -1,
-        .last_caught_up_ms = -1,
-    };
-    mutex_lock(&n->view_lock);
-    n->view = v;
-    mutex_unlock(&n->view_lock);
-}
-
-void raft_node_quorum(struct raft_node *n, struct quorum_view *out)
-{
-    mutex_lock(&n->view_lock);
-    *out = n->view;
-    mutex_unlock(&n->view_lock);
+    return false;
 }
 
 /* ---- the state machine under libraft ---- */
@@ -182,19 +83,16 @@ static bool delta_is_empty(const struct image_delta *d)
            !d->features_changed;
 }
 
-/* Hands the outcome of the entry's i-th command to its proposer, when it is one of ours. */
-static void take_outcome(struct raft_node *n, bool ours, int i, MetaOutcome *o)
+/* A node finds its own commands by their request ids, whoever led when they were stored. */
+static void take_outcome(struct raft_node *n, const MetaCommand *c, uint64_t index, MetaOutcome *o)
 {
-    struct proposal *p = ours && i < n->flight.count ? n->flight.proposals[i] : NULL;
-
-    if (p == NULL) {
+    if (c->node == n->o.node_id)
+        proposals_resolve(n, c, index, o);
+    else
         meta_outcome__free_unpacked(o, NULL);
-        return;
-    }
-    p->outcome = o;
 }
 
-static enum err apply_commands(struct raft_node *n, struct fsm_step *s, uint64_t index, bool ours,
+static enum err apply_commands(struct raft_node *n, struct fsm_step *s, uint64_t index,
                                const struct raft_buffer *buf)
 {
     struct entry_reader r;
@@ -213,7 +111,7 @@ static enum err apply_commands(struct raft_node *n, struct fsm_step *s, uint64_t
         }
         if (c == NULL)
             return ERR_NONE;
-        take_outcome(n, ours, i, fsm_apply(s, c));
+        take_outcome(n, c, index, fsm_apply(s, c));
         meta_command__free_unpacked(c, NULL);
         counter_add(&n->commands, 1);
     }
@@ -225,7 +123,7 @@ static void count_entry(struct raft_node *n, size_t size)
     counter_add(&n->entry_bytes, size);
     n->bytes_since_snapshot += size;
     n->entries_since_snapshot++;
-    if (n->bytes_since_snapshot >= SNAPSHOT_AFTER_BYTES)
+    if (n->bytes_since_snapshot >= SNAPSHOT_AFTER_BYTES || n->snapshot_always)
         raft_set_snapshot_threshold(&n->raft, 1);
 }
 
@@ -234,15 +132,14 @@ static int on_apply(struct raft_fsm *fsm, const struct raft_buffer *buf, void **
     struct raft_node *n = fsm->data;
     /* libraft counts it as applied only when we have returned. */
     uint64_t index = raft_last_applied(&n->raft) + 1;
-    bool ours = n->flight.busy && n->flight.request.index == index;
     struct fsm_step *s = fsm_begin(n->image, index);
     const struct image_delta *d;
 
     *result = NULL;
-    if (apply_commands(n, s, index, ours, buf) != ERR_NONE) {
+    if (apply_commands(n, s, index, buf) != ERR_NONE) {
         fsm_step_free(s);
         if (n->state != STATE_LOADING)
-            fail(n, n->problem.text);
+            node_fail(n, n->problem.text);
         return RAFT_MALFORMED;
     }
     d = fsm_finish(s);
@@ -255,14 +152,77 @@ static int on_apply(struct raft_fsm *fsm, const struct raft_buffer *buf, void **
             n->o.on_delta(n->o.ctx, d);
     }
     fsm_step_free(s);
+    proposals_answer_resolved(n);
     count_entry(n, buf->len);
     return 0;
+}
+
+/* ---- a snapshot that a leader sent: everything may have changed ---- */
+
+static void add_topics(const struct image *from, struct image_delta *d, struct topic_change *list)
+{
+    const struct topic_image *t = NULL;
+
+    while ((t = image_topic_next(from, t != NULL ? t->name : STR_NULL)) != NULL) {
+        const struct topic_image *before = image_topic_by_id(d->before, &t->id);
+
+        if (from == d->after && before != NULL)
+            continue; /* it is there already */
+        list[d->topic_count++] = (struct topic_change){
+            .id = t->id, .before = before, .after = image_topic_by_id(d->after, &t->id)};
+    }
+}
+
+static int32_t count_configs(const struct image *i)
+{
+    int32_t count = 0;
+
+    for (size_t k = 0; k < ARRAY_COUNT(config_types); k++) {
+        for (struct str name = STR_NULL; image_config_next(i, config_types[k], name, &name);)
+            count++;
+    }
+    return count;
+}
+
+static void add_configs(const struct image *from, struct image_delta *d, struct config_change *list)
+{
+    for (size_t k = 0; k < ARRAY_COUNT(config_types); k++) {
+        for (struct str name = STR_NULL; image_config_next(from, config_types[k], name, &name);) {
+            const struct config_entry *entries;
+            int32_t count;
+
+            if (from == d->after &&
+                image_config_entries(d->before, config_types[k], name, &entries, &count))
+                continue;
+            list[d->config_count++] = (struct config_change){config_types[k], name};
+        }
+    }
+}
+
+static void show_jump(struct raft_node *n, const struct image *before)
+{
+    struct image_delta d = {
+        .before = before, .after = n->image, .brokers_changed = true, .features_changed = true};
+    size_t topics = (size_t)image_topic_count(before) + (size_t)image_topic_count(n->image);
+    size_t configs = (size_t)count_configs(before) + (size_t)count_configs(n->image);
+    struct topic_change *topic_list = xcalloc(topics + 1, sizeof *topic_list);
+    struct config_change *config_list = xcalloc(configs + 1, sizeof *config_list);
+
+    add_topics(before, &d, topic_list);
+    add_topics(n->image, &d, topic_list);
+    add_configs(before, &d, config_list);
+    add_configs(n->image, &d, config_list);
+    d.topics = topic_list;
+    d.configs = config_list;
+    n->o.on_delta(n->o.ctx, &d);
+    free(topic_list);
+    free(config_list);
 }
 
 static int on_restore(struct raft_fsm *fsm, struct raft_buffer *buf)
 {
     struct raft_node *n = fsm->data;
-    struct image *i;
+    struct image *i, *before;
     struct errmsg why;
 
     if (snapshot_decode(buf->base, buf->len, &i, &why) != ERR_NONE) {
@@ -271,10 +231,15 @@ static int on_restore(struct raft_fsm *fsm, struct raft_buffer *buf)
     }
     n->snapshot_bytes = buf->len;
     raft_free(buf->base);
-    image_unref(n->image);
+    before = n->image;
     n->image = i;
-    if (n->state != STATE_LOADING)
+    if (n->state != STATE_LOADING) {
         image_slot_publish(n->o.slot, n->image);
+        n->restored++;
+        show_jump(n, before);
+        proposals_after_restore(n);
+    }
+    image_unref(before);
     return 0;
 }
 
@@ -283,7 +248,9 @@ static int on_restore(struct raft_fsm *fsm, struct raft_buffer *buf)
 static int on_snapshot(struct raft_fsm *fsm, struct raft_buffer *bufs[], unsigned *count)
 {
     struct raft_node *n = fsm->data;
-    uint64_t trail = n->voter_count > 1 ? TRAIL_BYTES : TRAIL_BYTES_ALONE;
+    uint64_t trail = n->snapshot_always        ? 1
+                     : node_voter_count(n) > 1 ? TRAIL_BYTES
+                                               : TRAIL_BYTES_ALONE;
     uint64_t each = n->bytes_since_snapshot / MAX(n->entries_since_snapshot, (uint64_t)1) + 1;
 
     *bufs = NULL;
@@ -331,163 +298,6 @@ static int on_snapshot_finalize(struct raft_fsm *fsm, struct raft_buffer *bufs[]
     return 0;
 }
 
-/* ---- one entry at a time ---- */
-
-static void on_applied(struct raft_apply *request, int status, void *result)
-{
-    struct raft_node *n = request->data;
-    enum err e = ERR_NONE;
-
-    (void)result;
-    if (status != 0) /* it may yet be committed: the outcome is unknown */
-        e = n->state == STATE_CLOSING ? ERR_CLOSED : ERR_REQUEST_TIMED_OUT;
-    update_view(n);
-    for (int i = 0; i < n->flight.count; i++) {
-        struct proposal *p = n->flight.proposals[i];
-
-        if (p == NULL)
-            continue;
-        CHECK(e != ERR_NONE || p->outcome != NULL);
-        p->index = request->index;
-        proposal_answer(p, e);
-    }
-    free(n->flight.proposals);
-    n->flight.proposals = NULL;
-    n->flight.count = 0;
-    n->flight.busy = false;
-    post_pump(n);
-}
-
-static void fly(struct raft_node *n, struct packing *k)
-{
-    struct raft_buffer buf;
-    size_t size;
-    uint8_t *bytes;
-    int rv;
-
-    n->flight.proposals = packing_take(k, &n->flight.count, &bytes, &size);
-    buf.len = size;
-    buf.base = raft_malloc(size);
-    CHECK(buf.base != NULL);
-    memcpy(buf.base, bytes, size);
-    free(bytes);
-    n->flight.busy = true;
-    n->flight.request.data = n;
-    rv = raft_apply(&n->raft, &n->flight.request, &buf, 1, on_applied);
-    guard_poll(n->guard);
-    if (rv == 0)
-        return;
-    raft_free(buf.base); /* it never entered the log */
-    for (int i = 0; i < n->flight.count; i++)
-        proposal_answer(n->flight.proposals[i], ERR_NOT_CONTROLLER);
-    free(n->flight.proposals);
-    n->flight.proposals = NULL;
-    n->flight.count = 0;
-    n->flight.busy = false;
-}
-
-/* Every proposal that leaves the lists is in the entry or answered. */
-static bool pack_list(struct raft_node *n, struct packing *k, struct list *l)
-{
-    struct list_node *node;
-
-    while ((node = list_pop_front(l)) != NULL) {
-        /* Out of the list first: who is answered may be gone at once. */
-        if (!packing_add(k, list_entry(node, struct proposal, node))) {
-            list_push_front(l, node);
-            return false;
-        }
-        n->waiting_count--;
-    }
-    return true;
-}
-
-static void pack_and_fly(struct raft_node *n)
-{
-    struct packing k;
-
-    if (n->flight.busy || !guard_leads(n->guard) ||
-        (list_empty(&n->control) && list_empty(&n->bulk)))
-        return;
-    packing_init(&k, n->o.node_id, n->image, &n->controller, env_unix_ms(n->o.env),
-                 raft_space_check(n->space, ENTRY_BULK_BYTES_MAX, n->snapshot_bytes));
-    if (pack_list(n, &k, &n->control))
-        (void)pack_list(n, &k, &n->bulk);
-    counter_add(&n->refused, k.refused);
-    if (k.count > 0)
-        fly(n, &k);
-    packing_deinit(&k);
-}
-
-/* ---- barriers ---- */
-
-static void finish_barriers(struct raft_node *n, struct list *l, enum err e)
-{
-    struct list_node *node;
-
-    (void)n;
-    while ((node = list_pop_front(l)) != NULL) {
-        struct barrier_wait *w = list_entry(node, struct barrier_wait, node);
-
-        w->err = e;
-        loop_post(w->loop, &w->message);
-    }
-}
-
-static void on_barrier(struct raft_barrier *b, int status)
-{
-    struct raft_node *n = b->data;
-
-    finish_barriers(n, &n->barriers_running, status == 0 ? ERR_NONE : ERR_NOT_CONTROLLER);
-    post_pump(n);
-}
-
-static void run_barriers(struct raft_node *n)
-{
-    if (list_empty(&n->barriers) || !guard_leads(n->guard))
-        return;
-    if (n->voter_count <= 1) { /* nobody else can have committed anything */
-        finish_barriers(n, &n->barriers, ERR_NONE);
-        return;
-    }
-    if (!list_empty(&n->barriers_running))
-        return;
-    list_splice_back(&n->barriers_running, &n->barriers);
-    n->barrier.data = n;
-    if (raft_barrier(&n->raft, &n->barrier, on_barrier) != 0)
-        finish_barriers(n, &n->barriers_running, ERR_NOT_CONTROLLER);
-    guard_poll(n->guard);
-}
-
-static void run_barrier_done(struct message *m)
-{
-    struct barrier_wait *w = CONTAINER_OF(m, struct barrier_wait, message);
-
-    w->done(w);
-}
-
-static void on_barrier_asked(struct message *m)
-{
-    struct barrier_wait *w = CONTAINER_OF(m, struct barrier_wait, message);
-    struct raft_node *n = w->raft;
-
-    m->run = run_barrier_done;
-    if (n->state == STATE_CLOSING || n->state == STATE_FAILED) {
-        w->err = ERR_CLOSED;
-        loop_post(w->loop, m);
-        return;
-    }
-    list_push_back(&n->barriers, &w->node);
-    run_barriers(n);
-}
-
-void raft_node_barrier(struct raft_node *n, struct barrier_wait *w)
-{
-    w->raft = n;
-    w->message.run = on_barrier_asked;
-    loop_post(n->o.loop, &w->message);
-}
-
 /* ---- the meta loop ---- */
 
 static void begin_close(struct raft_node *n);
@@ -495,7 +305,7 @@ static void begin_close(struct raft_node *n);
 static void become_ready(struct raft_node *n)
 {
     n->state = STATE_READY;
-    update_view(n);
+    quorum_update(n);
     loop_post(n->ready_loop, n->ready);
 }
 
@@ -508,25 +318,71 @@ static void on_formed(struct proposal *p)
     proposal_release(p);
     if (n->state != STATE_FORMING)
         return;
-    if (e != ERR_NONE) {
+    if (e != ERR_NONE && image_cluster_id(n->image).len == 0) {
         errmsg_set(&why, "the cluster could not be formed: %s", err_name(e));
-        fail(n, why.text);
+        node_fail(n, why.text);
         return;
     }
     log_info(n->o.logger, "raft", "formed cluster %.*s", STR_ARG(image_cluster_id(n->image)));
     become_ready(n);
-    post_pump(n);
+    node_post_pump(n);
 }
 
+/* This node leads, and has applied all that was committed before. */
 static void lead(struct raft_node *n)
 {
+    struct submission *s;
+
     if (image_cluster_id(n->image).len > 0) {
         become_ready(n);
         return;
     }
     n->state = STATE_FORMING; /* the cluster id is the first command [H1] */
+    s = submission_new(n->form.command, &n->form, n->o.node_id);
+    s->command->lane = META_LANE_CONTROLLER;
+    s->command->request_id = n->next_request_id++;
     n->waiting_count++;
-    list_push_front(&n->control, &n->form.node);
+    list_push_front(&n->control, &s->node);
+}
+
+/* As a follower: ready when the image holds all that was committed when a leader was asked. */
+static void on_joined(struct barrier_wait *w)
+{
+    struct raft_node *n = CONTAINER_OF(w, struct raft_node, join);
+
+    n->join_asked = false;
+    if (n->state != STATE_JOINING || w->err != ERR_NONE)
+        return;
+    if (image_cluster_id(n->image).len == 0) {
+        node_post_pump(n);
+        return;
+    }
+    become_ready(n);
+    node_post_pump(n);
+}
+
+static void join(struct raft_node *n)
+{
+    if (guard_leads(n->guard)) {
+        lead(n);
+    } else if (!n->join_asked && n->leader_id >= 0 && n->leader_id != n->o.node_id) {
+        n->join_asked = true;
+        n->join.done = on_joined;
+        n->join.loop = n->o.loop;
+        raft_node_barrier(n, &n->join);
+    }
+}
+
+static void pump_closing(struct raft_node *n)
+{
+    /* Whoever is handed the leadership begins at once; without this it waits for the time-out. */
+    if (n->guard != NULL && !guard_has_failed(n->guard) && !n->close_at_once &&
+        node_voter_count(n) > 1 && guard_leads(n->guard) && node_now_ns(n) < n->close_deadline_ns) {
+        guard_transfer(n->guard);
+        return;
+    }
+    if (!n->flying)
+        begin_close(n);
 }
 
 static void on_pump(struct message *m)
@@ -535,84 +391,49 @@ static void on_pump(struct message *m)
 
     n->pump_posted = false;
     if (n->state == STATE_FAILED) {
-        refuse_waiting(n, ERR_IO);
+        proposals_refuse(n, ERR_IO);
         return;
     }
     if (n->state == STATE_CLOSING) {
-        if (!n->flight.busy)
-            begin_close(n);
+        pump_closing(n);
         return;
     }
+    if (n->guard == NULL)
+        return;
     guard_poll(n->guard);
-    if (n->state == STATE_JOINING && guard_leads(n->guard))
-        lead(n);
-    run_barriers(n);
-    pack_and_fly(n);
+    quorum_refresh_leader(n);
+    if (n->state == STATE_JOINING)
+        join(n);
+    proposals_pump(n);
+    quorum_update(n);
 }
 
-static void on_proposed(struct message *m)
+/* Called at the end of each event of libraft. */
+static void on_guard_event(void *ctx)
 {
-    struct proposal *p = CONTAINER_OF(m, struct proposal, message);
-    struct raft_node *n = p->raft;
+    struct raft_node *n = ctx;
+    bool leads;
 
-    if (n->state == STATE_CLOSING || n->state == STATE_FAILED) {
-        proposal_answer(p, n->state == STATE_FAILED ? ERR_IO : ERR_CLOSED);
+    if (n->state == STATE_LOADING)
         return;
-    }
-    if (n->waiting_count >= WAITING_MAX) {
-        counter_add(&n->refused, 1);
-        proposal_answer(p, ERR_REQUEST_TIMED_OUT);
-        return;
-    }
-    n->waiting_count++;
-    list_push_back(command_is_control(p->command) ? &n->control : &n->bulk, &p->node);
-    if (!loop_timer_is_set(&n->sweep))
-        loop_timer_set(&n->sweep, env_now_ns(n->o.env) + SWEEP_NS);
-    /* Those that came in the same turn join the same entry. */
-    post_pump(n);
+    leads = guard_leads(n->guard);
+    if (leads != n->was_leading || n->raft.current_term != n->leader_term || n->leader_id < 0 ||
+        !list_empty(&n->barriers_known) || n->state == STATE_CLOSING)
+        node_post_pump(n);
 }
 
-void raft_node_propose(struct raft_node *n, struct proposal *p)
-{
-    p->raft = n;
-    p->err = ERR_NONE;
-    p->outcome = NULL;
-    p->index = 0;
-    p->message.run = on_proposed;
-    loop_post(n->o.loop, &p->message);
-}
-
-static void sweep_list(struct raft_node *n, struct list *l, uint64_t now_ns)
-{
-    list_for_each_safe (node, l) {
-        struct proposal *p = list_entry(node, struct proposal, node);
-
-        if (p->deadline_ns == 0 || p->deadline_ns > now_ns)
-            continue;
-        list_remove(node);
-        n->waiting_count--;
-        proposal_answer(p, ERR_REQUEST_TIMED_OUT);
-    }
-}
-
-/* Proposals whose time is over; and a look at whether we still lead. */
+/* Proposals whose time is over; and a look at what no event tells. */
 static void on_sweep(struct loop_timer *t)
 {
     struct raft_node *n = CONTAINER_OF(t, struct raft_node, sweep);
-    uint64_t now_ns = env_now_ns(n->o.env);
+    uint64_t now_ns = node_now_ns(n);
 
-    sweep_list(n, &n->control, now_ns);
-    sweep_list(n, &n->bulk, now_ns);
-    for (int i = 0; i < n->flight.count; i++) {
-        struct proposal *p = n->flight.proposals[i];
-
-        if (p == NULL || p->deadline_ns == 0 || p->deadline_ns > now_ns)
-            continue;
-        n->flight.proposals[i] = NULL; /* it may yet be applied */
-        proposal_answer(p, ERR_REQUEST_TIMED_OUT);
+    if (n->state != STATE_CLOSING && n->state != STATE_FAILED) {
+        proposals_sweep(n, now_ns);
+        quorum_sweep(n, now_ns);
     }
-    post_pump(n);
-    if (n->waiting_count > 0 || n->flight.busy)
+    node_post_pump(n);
+    if (n->transport != NULL || proposals_waiting(n))
         loop_timer_set(t, now_ns + SWEEP_NS);
 }
 
@@ -625,26 +446,29 @@ static void on_guard_fatal(void *ctx, const char *what, int raft_error)
 
     errmsg_set(&why, "%s: %s failed: %s (%s)", n->raft_dir, what, raft_strerror(raft_error),
                n->inner->errmsg);
-    fail(n, why.text);
-    post_pump(n);
+    node_fail(n, why.text);
+    node_post_pump(n);
 }
 
 static void on_guard_restart(void *ctx)
 {
-    fail(ctx, "the log of this voter was rolled back past a change of members; it must restart");
+    node_fail(ctx,
+              "the log of this voter was rolled back past a change of members; it must restart");
 }
 
 static void on_guard_leading(void *ctx)
 {
-    post_pump(ctx);
+    node_post_pump(ctx);
 }
 
 static bool is_voter(void *ctx, int32_t node)
 {
     const struct raft_node *n = ctx;
 
+    if (n->guard != NULL && n->raft.configuration.n > 0)
+        return node_is_member(n, node);
     for (int i = 0; i < n->voter_count; i++) {
-        if (n->voter_ids[i] == node)
+        if (n->voters[i].node_id == node)
             return true;
     }
     return false;
@@ -685,19 +509,16 @@ static enum err prepare_formation(struct raft_node *n, struct errmsg *why)
     return n->o.on_note_raft_files(n->o.ctx, why);
 }
 
-static enum err bootstrap(struct raft_node *n, struct errmsg *why)
+/* What exists before libraft may vote: the first configuration, or, for one who joins, a term. */
+static enum err first_files(struct raft_node *n, const struct raft_configuration *members,
+                            struct errmsg *why)
 {
-    struct raft_configuration conf;
-    int rv;
+    struct raft_io *io = guard_io(n->guard);
+    int rv = members != NULL ? raft_bootstrap(&n->raft, members) : io->set_term(io, 1);
 
-    raft_configuration_init(&conf);
-    rv = raft_configuration_add(&conf, 1, n->address, RAFT_VOTER);
-    if (rv == 0)
-        rv = raft_bootstrap(&n->raft, &conf);
-    raft_configuration_close(&conf);
-    if (rv != 0) {
+    if (rv != 0 || guard_has_failed(n->guard)) {
         errmsg_set(why, "%s: cannot begin a log: %s (%s)", n->raft_dir, raft_strerror(rv),
-                   guard_io(n->guard)->errmsg);
+                   io->errmsg);
         return ERR_IO;
     }
     return write_forming(n, false, why);
@@ -731,21 +552,25 @@ static enum err look_at_files(struct raft_node *n, bool *fresh, struct errmsg *w
 
 static enum err check_voters(const struct raft_node *n, struct errmsg *why)
 {
-    if (n->voter_count > 1) {
-        errmsg_set(why,
-                   "controller.quorum.voters names %d voters; this version forms clusters of "
-                   "one",
-                   n->voter_count);
+    bool named = n->voter_count == 0;
+
+    for (int i = 0; i < n->voter_count; i++)
+        named = named || n->voters[i].node_id == n->o.node_id;
+    if (!named) {
+        errmsg_set(why, "controller.quorum.voters does not name this node (%d)", n->o.node_id);
         return ERR_CONFIG;
     }
-    if (n->voter_count == 1 && n->voter_ids[0] != n->o.node_id) {
-        errmsg_set(why, "controller.quorum.voters does not name this node (%d)", n->o.node_id);
+    if (n->voter_count > 1 && n->o.listen_host == NULL) {
+        errmsg_set(why,
+                   "controller.quorum.voters names %d voters, and there is no controller "
+                   "listener",
+                   n->voter_count);
         return ERR_CONFIG;
     }
     return ERR_NONE;
 }
 
-/* The files must be those of this very voter. */
+/* The files must be those of this very voter. (One that has joined may have none yet.) */
 static enum err check_identity(struct raft_node *n, struct errmsg *why)
 {
     const struct raft_configuration *c = &n->raft.configuration;
@@ -754,8 +579,12 @@ static enum err check_identity(struct raft_node *n, struct errmsg *why)
         if (strcmp(c->servers[i].address, n->address) == 0)
             return ERR_NONE;
     }
-    errmsg_set(why, "%s: the log belongs to voter %s, not to %s", n->raft_dir,
-               c->n > 0 ? c->servers[0].address : "nobody", n->address);
+    if (c->n == 0 && n->voter_count > 1)
+        return ERR_NONE;
+    errmsg_set(why,
+               "%s: the log belongs to voter %s, not to %s (node.id@directory.id, as in "
+               "meta.properties)",
+               n->raft_dir, c->n > 0 ? c->servers[0].address : "nobody", n->address);
     return ERR_CONFIG;
 }
 
@@ -805,6 +634,7 @@ static void choose_cluster_id(struct raft_node *n)
 
     if (n->o.cluster_id != NULL && n->o.cluster_id[0] != 0) {
         (void)snprintf(n->cluster_id, sizeof n->cluster_id, "%s", n->o.cluster_id);
+        n->cluster_id_given = true;
         return;
     }
     controller_random_uuid(&n->controller, &id);
@@ -816,7 +646,6 @@ static struct raft_node *node_new(const struct raft_node_options *o, struct loop
                                   struct message *ready)
 {
     struct raft_node *n = xcalloc(1, sizeof *n);
-    char text[UUID_TEXT_SIZE];
 
     n->o = *o;
     n->ready_loop = ready_loop;
@@ -824,29 +653,27 @@ static struct raft_node *node_new(const struct raft_node_options *o, struct loop
     (void)snprintf(n->dir, sizeof n->dir, "%s", o->dir);
     (void)snprintf(n->raft_dir, sizeof n->raft_dir, "%.*s/" RAFT_DIR_NAME,
                    (int)(sizeof n->raft_dir - sizeof RAFT_DIR_NAME - 1), o->dir);
-    uuid_format(&o->directory_id, text);
-    (void)snprintf(n->address, sizeof n->address, "%d@%s", o->node_id, text);
+    wire_address(n->address, o->node_id, &o->directory_id);
     n->voter_count = MIN(o->voter_count, QUORUM_VOTERS_MAX);
     for (int i = 0; i < n->voter_count; i++)
-        n->voter_ids[i] = o->voters[i].node_id;
+        n->voters[i] = o->voters[i];
     n->controller = (struct controller){.voter_count = MAX(n->voter_count, 1),
                                         .is_voter = is_voter,
                                         .random = random_bytes,
                                         .ctx = n};
     n->state = STATE_LOADING;
     n->image = image_new();
-    list_init(&n->control);
-    list_init(&n->bulk);
-    list_init(&n->barriers);
-    list_init(&n->barriers_running);
+    proposals_init(n);
+    quorum_prepare(n);
     n->pump.run = on_pump;
     loop_timer_init(&n->sweep, o->loop, on_sweep);
     mutex_init(&n->view_lock, o->env);
     choose_cluster_id(n);
-    init_form(n);
     n->o.voters = NULL; /* borrowed only until here */
+    init_form(n);
     n->o.form_configs = NULL;
     n->o.form_features = NULL;
+    n->o.cluster_id = NULL;
     n->fsm = (struct raft_fsm){.version = 3,
                                .data = n,
                                .apply = on_apply,
@@ -868,11 +695,11 @@ static void node_free(struct raft_node *n)
     meta_command__free_unpacked(n->form.command, NULL);
     image_unref(n->image);
     mutex_deinit(&n->view_lock);
-    free(n->flight.proposals);
+    quorum_deinit(n);
     free(n);
 }
 
-static enum err open_disk(struct raft_node *n, struct errmsg *why)
+static enum err open_disk(struct raft_node *n, raft_id id, struct errmsg *why)
 {
     enum err e;
     int rv;
@@ -891,12 +718,16 @@ static enum err open_disk(struct raft_node *n, struct errmsg *why)
                                                  .on_fatal = on_guard_fatal,
                                                  .on_restart = on_guard_restart,
                                                  .on_leading = on_guard_leading,
+                                                 .on_event = on_guard_event,
+                                                 .send = quorum_send,
+                                                 .address = n->address,
                                                  .ctx = n});
-    rv = raft_init(&n->raft, guard_io(n->guard), &n->fsm, 1, n->address);
+    rv = raft_init(&n->raft, guard_io(n->guard), &n->fsm, id, n->address);
     if (rv != 0) {
         errmsg_set(why, "%s: %s (%s)", n->raft_dir, raft_strerror(rv), raft_errmsg(&n->raft));
         return ERR_IO;
     }
+    n->raft_is_open = true;
     n->raft.data = n;
     raft_set_election_timeout(&n->raft, (unsigned)MAX(n->o.election_timeout_ms, 1));
     raft_set_heartbeat_timeout(&n->raft, (unsigned)MAX(n->o.heartbeat_ms, 1));
@@ -906,10 +737,12 @@ static enum err open_disk(struct raft_node *n, struct errmsg *why)
     return ERR_NONE;
 }
 
-static enum err start_raft(struct raft_node *n, bool fresh, struct errmsg *why)
+/* `first`: there are no files yet. */
+static enum err start_raft(struct raft_node *n, bool first,
+                           const struct raft_configuration *members, struct errmsg *why)
 {
-    uint64_t began_ns = env_now_ns(n->o.env);
-    enum err e = fresh ? bootstrap(n, why) : ERR_NONE;
+    uint64_t began_ns = node_now_ns(n);
+    enum err e = first ? first_files(n, members, why) : ERR_NONE;
     int rv;
 
     if (e != ERR_NONE)
@@ -926,13 +759,57 @@ static enum err start_raft(struct raft_node *n, bool fresh, struct errmsg *why)
     log_info(n->o.logger, "raft",
              "loaded metadata up to index %" PRIu64 " in %.1f ms: %d topics, %" PRId64
              " partitions, %d brokers",
-             image_index(n->image), (double)(env_now_ns(n->o.env) - began_ns) / 1e6,
+             image_index(n->image), (double)(node_now_ns(n) - began_ns) / 1e6,
              image_topic_count(n->image), image_partition_count(n->image),
              image_broker_count(n->image));
     return ERR_NONE;
 }
 
+static void become_member(struct raft_node *n)
+{
+    image_slot_publish(n->o.slot, n->image);
+    n->state = STATE_JOINING;
+    guard_poll(n->guard); /* a single voter leads already: its barrier begins now */
+    quorum_update(n);
+    node_post_pump(n);
+}
+
+void node_begin(struct raft_node *n, raft_id id, const struct raft_configuration *members)
+{
+    struct errmsg why = {""};
+
+    CHECK(n->state == STATE_OUTSIDE);
+    n->state = STATE_LOADING;
+    if (prepare_formation(n, &why) != ERR_NONE || open_disk(n, id, &why) != ERR_NONE ||
+        start_raft(n, true, members, &why) != ERR_NONE) {
+        n->state = STATE_OUTSIDE;
+        node_fail(n, why.text);
+        return;
+    }
+    become_member(n);
+}
+
 static void on_raft_closed(struct raft *r);
+
+/* An empty voter among several waits for the others; every other one starts now. */
+static enum err begin_now(struct raft_node *n, bool fresh, struct errmsg *why)
+{
+    struct raft_configuration alone;
+    enum err e;
+
+    if (fresh && (e = prepare_formation(n, why)) != ERR_NONE)
+        return e;
+    e = open_disk(n, 1, why);
+    if (e != ERR_NONE)
+        return e;
+    raft_configuration_init(&alone);
+    CHECK(raft_configuration_add(&alone, 1, n->address, RAFT_VOTER) == 0);
+    e = start_raft(n, fresh, &alone, why);
+    raft_configuration_close(&alone);
+    if (e == ERR_NONE)
+        become_member(n);
+    return e;
+}
 
 enum err raft_node_new(const struct raft_node_options *o, struct loop *ready_loop,
                        struct message *ready, struct raft_node **out, struct errmsg *why)
@@ -943,27 +820,30 @@ enum err raft_node_new(const struct raft_node_options *o, struct loop *ready_loo
 
     *out = NULL;
     if ((e = check_voters(n, why)) != ERR_NONE || (e = look_at_files(n, &fresh, why)) != ERR_NONE ||
-        (fresh && (e = prepare_formation(n, why)) != ERR_NONE)) {
+        (e = quorum_init(n, why)) != ERR_NONE) {
         node_free(n);
         return e;
     }
-    e = open_disk(n, why);
-    if (e != ERR_NONE) {
-        node_free(n);
-        return e;
+    if (fresh && n->voter_count > 1) {
+        n->state = STATE_OUTSIDE;
+        image_slot_publish(n->o.slot, n->image);
+        quorum_update(n);
+    } else {
+        e = begin_now(n, fresh, why);
     }
-    e = start_raft(n, fresh, why);
-    if (e != ERR_NONE) {
+    if (e != ERR_NONE && n->raft_is_open) {
         /* libraft frees itself on the loop. */
         n->state = STATE_CLOSING;
-        n->close_begun = true;
-        raft_close(&n->raft, on_raft_closed);
+        begin_close(n);
         return e;
     }
-    image_slot_publish(n->o.slot, n->image);
-    n->state = STATE_JOINING;
-    update_view(n);
-    guard_poll(n->guard); /* a single voter leads already: its barrier begins now */
+    if (e != ERR_NONE) {
+        node_free(n);
+        return e;
+    }
+    n->o.secret = n->o.listen_host = NULL; /* borrowed only until here */
+    if (n->transport != NULL)
+        loop_timer_set(&n->sweep, node_now_ns(n) + SWEEP_NS);
     *out = n;
     return ERR_NONE;
 }
@@ -976,6 +856,10 @@ static void on_free(struct message *m)
     struct message *closed = n->closed;
     struct loop *loop = n->closed_loop;
 
+    if (n->pump_posted || n->join_asked) { /* they come before the next round of this one */
+        loop_post(n->o.loop, m);
+        return;
+    }
     node_free(n);
     if (closed != NULL)
         loop_post(loop, closed);
@@ -984,18 +868,25 @@ static void on_free(struct message *m)
 /* After every message that was posted to the loop before: the pump may be among them. */
 static void post_free(struct raft_node *n)
 {
+    proposals_refuse(n, ERR_CLOSED);
     n->freeing.run = on_free;
     loop_post(n->o.loop, &n->freeing);
 }
 
 static void on_raft_closed(struct raft *r)
 {
-    post_free(r->data);
+    struct raft_node *n = r->data;
+
+    n->flying = n->barrier_flying = false;
+    post_free(n);
 }
 
 static void on_abandoned(struct raft_io *io)
 {
-    post_free(((struct raft_node *)io->data));
+    struct raft_node *n = io->data;
+
+    n->flying = n->barrier_flying = false;
+    post_free(n);
 }
 
 static void begin_close(struct raft_node *n)
@@ -1003,7 +894,11 @@ static void begin_close(struct raft_node *n)
     if (n->close_begun)
         return;
     n->close_begun = true;
-    if (guard_has_failed(n->guard)) {
+    loop_timer_stop(&n->sweep);
+    quorum_deinit(n); /* nothing more is said or heard */
+    if (!n->raft_is_open) {
+        post_free(n);
+    } else if (guard_has_failed(n->guard)) {
         guard_io(n->guard)->data = n;
         guard_abandon(n->guard, on_abandoned);
     } else {
@@ -1018,17 +913,12 @@ void raft_node_close(struct raft_node *n, struct loop *closed_loop, struct messa
     n->closed_loop = closed_loop;
     n->closed = closed;
     n->state = STATE_CLOSING;
-    loop_timer_stop(&n->sweep);
-    refuse_waiting(n, ERR_CLOSED);
-    if (failed && n->flight.busy) {
-        for (int i = 0; i < n->flight.count; i++) {
-            if (n->flight.proposals[i] != NULL)
-                proposal_answer(n->flight.proposals[i], ERR_IO);
-        }
-        n->flight.count = 0;
-        n->flight.busy = false;
-    }
-    post_pump(n);
+    n->close_deadline_ns = node_now_ns(n) + HANDOVER_MS * 1000000ull;
+    if (failed)
+        n->flying = n->barrier_flying = false;
+    proposals_refuse(n, failed ? ERR_IO : ERR_CLOSED);
+    loop_timer_set(&n->sweep, node_now_ns(n) + SWEEP_NS);
+    node_post_pump(n);
 }
 
 void raft_node_register_metrics(struct raft_node *n, struct metrics *m)
@@ -1046,4 +936,15 @@ void raft_node_register_metrics(struct raft_node *n, struct metrics *m)
                 "Snapshots of the metadata taken by this process", &n->snapshots);
     metrics_add(m, METRIC_GAUGE, "fluxmq_raft_applied_index", "",
                 "Index of the last applied raft entry", &n->applied_index);
+    metrics_add(m, METRIC_COUNTER, "fluxmq_raft_forwarded_total", "",
+                "Metadata commands given to another node that leads", &n->forwarded);
+    metrics_add(m, METRIC_COUNTER, "fluxmq_raft_retried_total", "",
+                "Metadata commands given to another leader, or again", &n->retried);
+    metrics_add(m, METRIC_COUNTER, "fluxmq_raft_leader_changes_total", "",
+                "Leaders of the quorum that this process has seen", &n->elections);
+    metrics_add(m, METRIC_COUNTER, "fluxmq_raft_dropped_messages_total", "",
+                "Raft messages that did not come from or go to the voter that they name",
+                &n->dropped_messages);
+    if (n->transport != NULL)
+        transport_register_metrics(n->transport, m);
 }

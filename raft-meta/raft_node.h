@@ -1,11 +1,13 @@
 /* raft-meta/raft_node.h -- this node's member of the quorum: libraft, the state machine, the
- * controller, on the meta thread.
+ * controller and the connections to the other members, on the meta thread.
  *
  * Everything that changes the cluster is one protobuf command (proto/meta_command.proto), whoever
  * asks; there is no second path for state. A command is proposed from any thread; a copy is
- * completed (what must be decided: topic ids, placement, time), packed with all that wait into one
- * raft entry, committed, applied, published, and then answered on the proposer's loop: after the
- * proposer's own image shows it.
+ * numbered in its lane, given to the leader (this node, or over the peer connection), completed
+ * there (what must be decided: topic ids, placement, time), packed with all that wait into one raft
+ * entry, committed, applied, published, and then answered on the proposer's loop: after the
+ * proposer's own image shows it. When the leader changes it is given to the next one under the same
+ * number [H13].
  *
  * Invariants are Qn in raft-meta/README.md.
  */
@@ -17,15 +19,10 @@
 #include "protocol/base/logger.h"
 #include "protocol/base/metrics.h"
 #include "raft-meta/image.h"
+#include "raft-meta/raft_transport.h"
 
 struct raft_node;
 struct raft_io;
-
-struct voter {
-    int32_t node_id;
-    char host[256];
-    int port;
-};
 
 struct raft_node_options {
     struct env *env;
@@ -35,8 +32,15 @@ struct raft_node_options {
     const char *dir; /* metadata.log.dir: raft files live in dir/fluxmq-raft/ */
     int32_t node_id;
     struct uuid directory_id;   /* of metadata.log.dir; with the node id it names the voter [H1] */
+    struct uuid incarnation;    /* of this process; what it registers with */
     const struct voter *voters; /* as configured, sorted by node id */
     int voter_count;
+    /* The controller listener; NULL: none, which only a single voter may do. Borrowed during
+     * raft_node_new(), as is the secret. */
+    const char *listen_host;
+    int listen_port;
+    const char *secret; /* cluster.secret; NULL or "": peers must come from loopback [H25] */
+    bool allow_insecure_peers;
     const char *cluster_id; /* to form with: from a formatted dir, or "" for a random one */
     bool had_raft_files;    /* meta.properties says that this voter has had them [H1] */
     /* What a cluster formed here begins with: finalized features, and cluster-wide dynamic configs.
@@ -53,34 +57,40 @@ struct raft_node_options {
     struct image_slot *slot; /* where new images are published */
     /* After each apply that changed something; meta thread. Runs before the proposers are
      * answered. Work that waits for the disk is posted elsewhere by the callee. What was loaded at
-     * the start is published before `ready` and makes no delta. */
+     * the start is published before `ready` and makes no delta; what is applied between the two
+     * does. A snapshot of the leader's makes one delta that names every topic and every config of
+     * both images, whether or not it changed. */
     void (*on_delta)(void *ctx, const struct image_delta *delta);
     /* The raft files were noted as existing before they are first written; must be durable when
      * it returns. */
     enum err (*on_note_raft_files)(void *ctx, struct errmsg *why);
-    /* The quorum's own directory failed: the process must stop (P10). */
+    /* The quorum's own directory failed, or only a new process can go on: it must stop (P10). */
     void (*on_fatal)(void *ctx, const char *why);
     void *ctx;
 };
 
 #define SNAPSHOT_AFTER_BYTES (16 << 20)
+#define HANDOVER_MS          500
 
-/* Loads the state (snapshot and log) and joins or forms the quorum. On the meta thread. With one
- * voter the node leads and has applied all its log when `ready` is posted. After an error no
- * callback runs; what libraft still has to close it closes on the loop by itself.
- * Errors: ERR_CONFIG (noted raft files are missing), ERR_CORRUPT with file and offset and the
- * `fluxmq repair` line that would cut it, ERR_IO. */
+/* Loads the state (snapshot and log) and joins or forms the quorum. On the meta thread. `ready` is
+ * posted when this node's image has caught up with a leader (itself, or another voter) and has a
+ * cluster id: with several voters not before a majority of them is there, and for a node whose
+ * directory the cluster does not know as a voter, never; the log says every 5 s what it waits for.
+ * After an error no callback runs; what libraft still has to close it closes on the loop by itself.
+ * Errors: ERR_CONFIG (noted raft files are missing; the voter list does not name this node),
+ * ERR_CORRUPT with file and offset and the `fluxmq repair` line that would cut it, ERR_IO (also
+ * when the controller listener cannot be opened). */
 MUST_USE enum err raft_node_new(const struct raft_node_options *o, struct loop *ready_loop,
                                 struct message *ready, struct raft_node **out, struct errmsg *why);
-/* Refuses what waits (ERR_CLOSED), lets the entry in flight end, closes libraft, frees; on the meta
- * thread; posts `closed` to `closed_loop`. No last snapshot: at most SNAPSHOT_AFTER_BYTES of
+/* Refuses what waits (ERR_CLOSED), lets the entry in flight end, hands leadership over (up to
+ * HANDOVER_MS), closes the connections and libraft, frees; on the meta thread; posts `closed` to
+ * `closed_loop`. No last snapshot: at most SNAPSHOT_AFTER_BYTES of
  * commands are replayed at the next start, in milliseconds. Nobody may propose any more. */
 void raft_node_close(struct raft_node *n, struct loop *closed_loop, struct message *closed);
 
 /* One command on its way. The proposer owns it and its command until `done` has run. */
 struct proposal {
     struct message message; /* internal: to the meta thread and back */
-    struct list_node node;  /* internal */
     struct raft_node *raft; /* internal */
     MetaCommand *command;   /* a copy of it is completed and sent; texts without NUL */
     uint32_t lane;          /* META_LANE_*, or a worker's; one outstanding per lane [H13] */
@@ -108,7 +118,14 @@ struct barrier_wait {
 };
 void raft_node_barrier(struct raft_node *n, struct barrier_wait *w);
 
-/* For DescribeQuorum and metrics; any thread. */
+/* [H15] Evidence that the process of this term's leader is gone, beside what the transport finds by
+ * itself (the connection to it died, and two connects >= 20 ms apart were refused). On the meta
+ * thread. Harmless when it does not lead, or is heard again: a majority must have evidence. */
+void raft_node_leader_gone(struct raft_node *n, int64_t term);
+
+/* For DescribeQuorum and metrics; any thread. What the leader knows, as it tells it to all: on
+ * another node up to VIEW_MS old. */
+#define VIEW_MS 500
 struct quorum_voter_view {
     int32_t node_id;
     struct uuid directory_id;
@@ -123,6 +140,7 @@ struct quorum_view {
     int voter_count, observer_count;
 };
 void raft_node_quorum(struct raft_node *n, struct quorum_view *out);
+int raft_node_port(const struct raft_node *n); /* of the controller listener, -1: none */
 void raft_node_register_metrics(struct raft_node *n, struct metrics *m);
 
 #endif

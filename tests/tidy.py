@@ -43,7 +43,7 @@ SYSTEM_CALLS = re.compile(
     r"(?<![\w.>])(open|close|pread|pwrite|mmap|munmap|fsync|fdatasync|socket|recv|sendmsg|time|"
     r"gettimeofday|clock_gettime|rand|random|srand|getpid|usleep|nanosleep|sleep|getenv|fopen)\(")
 # Includes of <raft.h> stay in these, so that the library can be exchanged.
-RAFT_FILES = re.compile(r"raft-meta/raft_(node|io_guard|transport|disk_uv)\.[ch]$")
+RAFT_FILES = re.compile(r"raft-meta/raft_(node_internal|io_guard|transport|wire|disk_uv)\.[ch]$")
 
 STATIC_DATA = re.compile(r"^\s*(?:static\s+)(?!.*\bconst\b)(?!inline)[\w\s\*]+\b\w+(\[[^\]]*\])*\s*(=|;)")
 

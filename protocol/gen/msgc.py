@@ -90,6 +90,7 @@ class Message:
     unstable: bool
     root: Struct
     structs: dict  # nested ones by type name, in order of appearance
+    is_peer: bool = False
 
 
 @dataclasses.dataclass
@@ -465,10 +466,11 @@ def write_tables(apis, messages):
     for m in messages:
         for s in in_order_of_use(m):
             out += write_struct_tables(m, s)
+    kafkas = [m for m in messages if not m.is_peer]
     out.append("const struct codec_struct *const codec_messages[] = {")
-    out += [f"    &{snake(m.name)}_desc," for m in messages]
+    out += [f"    &{snake(m.name)}_desc," for m in kafkas]
     out.append("};")
-    out.append(f"const size_t codec_message_count = {len(messages)};")
+    out.append(f"const size_t codec_message_count = {len(kafkas)};")
     out.append("static const struct api_desc api_table[] = {")
     for a in apis:
         top = a.request.versions.high
@@ -532,6 +534,9 @@ def main():
         r.read()
     apis = sorted((r.api for r in readers if r.api), key=lambda a: a.key)
     messages = [m for r in readers for m in r.messages]
+    for r in readers:  # our own: Kafka's classes know nothing of them
+        for m in r.messages:
+            m.is_peer = r.path.parent.name == "peer"
     try:
         check_together(apis, messages)
     except Bad as why:

@@ -109,8 +109,7 @@ static void bad_names_are_refused(void **state)
                   "Topic 'a_b.c' collides with existing topic: a.b_c");
     assert_int_equal(meta_do(m, delete_topic("a.b_c")), ERR_NONE);
     assert_int_equal(meta_do(m, create_topic("a_b.c", 1, 1)), ERR_NONE);
-    assert_int_equal(meta_do(m, create_topic("__cluster_metadata", 1, 1)),
-                     ERR_TOPIC_AUTHORIZATION_FAILED);
+    assert_int_equal(meta_do(m, create_topic("__cluster_metadata", 1, 1)), ERR_INVALID_REQUEST);
 }
 
 static void bad_counts_are_refused(void **state)

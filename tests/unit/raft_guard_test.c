@@ -492,6 +492,179 @@ static void entries_are_joined_to_our_snapshot(void **state)
     raft_free(f->last_received.append_entries.entries);
 }
 
+/* G22: with an append in flight a follower's election timer does not run out, nor does it campaign
+ * because it is told to. */
+static void no_election_over_an_append(void **state)
+{
+    struct fixture *f = *state;
+    struct raft_io_append a = {.data = f};
+    struct raft_message m = {
+        .type = RAFT_IO_TIMEOUT_NOW, .server_id = 2, .server_address = ADDRESS};
+
+    begin_append(f, &a);
+    f->tick(&f->inner);
+    f->recv(&f->inner, &m);
+    assert_int_equal(f->ticks, 0);
+    assert_int_equal(f->received, 0);
+    f->append_cb(f->append, 0);
+    f->tick(&f->inner);
+    f->recv(&f->inner, &m);
+    assert_int_equal(f->ticks, 1);
+    assert_int_equal(f->received, 1);
+}
+
+/* G23: leadership is being handed to server 3, but this term's vote is given to server 2. */
+static void transferee_gets_no_second_vote(void **state)
+{
+    struct fixture *f = *state;
+    struct raft_transfer transfer = {.id = 3};
+    struct raft_message m = {.type = RAFT_IO_REQUEST_VOTE,
+                             .server_id = 3,
+                             .server_address = ADDRESS,
+                             .request_vote = {.term = 3, .candidate_id = 3}};
+
+    f->raft.transfer = &transfer;
+    f->raft.voted_for = 2;
+    f->recv(&f->inner, &m);
+    assert_int_equal(f->received, 0);
+    m.request_vote.term = 4; /* a term in which it has not voted */
+    f->recv(&f->inner, &m);
+    assert_int_equal(f->received, 1);
+    f->raft.transfer = NULL;
+}
+
+/* ---- [H15] ---- */
+
+static void be_led_by(struct fixture *f, raft_id leader)
+{
+    struct raft_message m = append_entries(f->raft.current_term, 5, 0);
+
+    m.server_id = leader;
+    f->raft.follower_state.current_leader.id = leader;
+    f->recv(&f->inner, &m);
+}
+
+static bool vote_may_disrupt(struct fixture *f)
+{
+    struct raft_message m = {.type = RAFT_IO_REQUEST_VOTE,
+                             .server_id = 3,
+                             .server_address = ADDRESS,
+                             .request_vote = {.term = f->raft.current_term + 1, .pre_vote = true}};
+
+    f->recv(&f->inner, &m);
+    return f->last_received.request_vote.disrupt_leader;
+}
+
+/* While it knows that the leader's process is gone, a follower lets a candidate disturb that
+ * leader; not before, not when the leader speaks again, and not in another term. */
+static void evidence_lets_a_candidate_disrupt(void **state)
+{
+    struct fixture *f = *state;
+
+    be_led_by(f, 2);
+    assert_int_equal(guard_leader(f->guard), 2);
+    assert_false(vote_may_disrupt(f));
+    guard_mark_leader_gone(f->guard, 3, 3); /* does not lead */
+    guard_mark_leader_gone(f->guard, 2, 2); /* not in this term */
+    assert_false(vote_may_disrupt(f));
+    guard_mark_leader_gone(f->guard, 2, 3);
+    assert_true(vote_may_disrupt(f));
+    be_led_by(f, 2);
+    assert_false(vote_may_disrupt(f));
+    guard_mark_leader_gone(f->guard, 2, 3);
+    f->raft.current_term = 4;
+    assert_int_equal(guard_leader(f->guard), 0);
+    assert_false(vote_may_disrupt(f));
+}
+
+/* The clock of the library jumps only while the mark holds. */
+static void clock_jumps_on_evidence(void **state)
+{
+    struct fixture *f = *state;
+
+    f->now = 1000;
+    be_led_by(f, 2);
+    guard_jump(f->guard);
+    assert_int_equal(f->io->time(f->io), 1000);
+    assert_int_equal(f->ticks, 0);
+    guard_mark_leader_gone(f->guard, 2, 3);
+    guard_jump(f->guard);
+    assert_int_equal(f->io->time(f->io), 2000);
+    assert_int_equal(f->ticks, 1);
+}
+
+/* ---- over a disk without a network ---- */
+
+static int send_over(void *ctx, const struct raft_message *m)
+{
+    struct fixture *f = ctx;
+
+    f->sent = *m;
+    f->sent_count++;
+    assert_int_equal(f->sends_done, 0);
+    return RAFT_NOCONNECTION;
+}
+
+static int load_configuration(struct raft_io *io, raft_term *term, raft_id *voted_for,
+                              struct raft_snapshot **snapshot, raft_index *start,
+                              struct raft_entry *entries[], size_t *count)
+{
+    struct raft_configuration c;
+
+    (void)io;
+    *term = 1;
+    *voted_for = 0;
+    *snapshot = NULL;
+    *start = *count = 1;
+    *entries = raft_calloc(1, sizeof **entries);
+    raft_configuration_init(&c);
+    assert_int_equal(raft_configuration_add(&c, 4, "7@other", RAFT_VOTER), 0);
+    assert_int_equal(raft_configuration_add(&c, 5, ADDRESS, RAFT_VOTER), 0);
+    (*entries)[0] = (struct raft_entry){.term = 1, .type = RAFT_CHANGE};
+    assert_int_equal(raft_configuration_encode(&c, &(*entries)[0].buf), 0);
+    (*entries)[0].batch = (*entries)[0].buf.base;
+    raft_configuration_close(&c);
+    return 0;
+}
+
+/* G9: what is sent is encoded at once, and completes at the end of the event. The raft id comes
+ * from the configuration on the disk. */
+static void sends_over_another_way(void **state)
+{
+    struct fixture *f = *state;
+    struct raft_snapshot *snapshot;
+    struct raft_entry *entries;
+    raft_index start;
+    raft_term term;
+    raft_id vote;
+    size_t count;
+    struct raft_io_send request = {.data = f};
+    struct raft_message m = {
+        .type = RAFT_IO_TIMEOUT_NOW, .server_id = 2, .server_address = ADDRESS};
+
+    guard_free(f->guard);
+    f->inner.load = load_configuration;
+    f->guard = guard_new(&(struct guard_options){.inner = &f->inner,
+                                                 .raft = &f->raft,
+                                                 .on_fatal = on_fatal,
+                                                 .on_restart = on_restart,
+                                                 .on_leading = on_leading,
+                                                 .send = send_over,
+                                                 .address = ADDRESS,
+                                                 .ctx = f});
+    f->io = guard_io(f->guard);
+    assert_int_equal(f->io->load(f->io, &term, &vote, &snapshot, &start, &entries, &count), 0);
+    assert_int_equal(f->raft.id, 5);
+    raft_free(entries[0].buf.base);
+    raft_free(entries);
+    assert_int_equal(f->io->send(f->io, &request, &m, lib_send_done), 0);
+    assert_int_equal(f->sent_count, 1);
+    assert_int_equal(f->sends_done, 0);
+    guard_poll(f->guard);
+    assert_int_equal(f->sends_done, 1);
+    assert_int_equal(f->send_status, RAFT_NOCONNECTION);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -509,6 +682,11 @@ int main(void)
         TEST(refused_pre_vote_tells_the_term),
         TEST(no_snapshot_of_uncommitted_members),
         TEST(entries_are_joined_to_our_snapshot),
+        TEST(no_election_over_an_append),
+        TEST(transferee_gets_no_second_vote),
+        TEST(evidence_lets_a_candidate_disrupt),
+        TEST(clock_jumps_on_evidence),
+        TEST(sends_over_another_way),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
