@@ -6,11 +6,14 @@
 
 #include "broker/conn.h"
 #include "broker/features.h"
+#include "broker/fetchers.h"
 #include "broker/membership.h"
 #include "broker/transitions.h"
 #include "protocol/api.h"
 
 #define REPLICA_TICK_NS    1000000000u
+#define CONNECT_TIMEOUT_NS 2000000000u
+#define WORKERS_MAX        1024
 #define RAFT_BALLAST_BYTES (16ll * 1024 * 1024)
 
 struct acceptor;
@@ -32,7 +35,7 @@ struct node_private {
     struct message open_listeners, accept_listeners, close_listeners;
     struct errmsg listen_error;
     /* stop */
-    struct message raft_closed, workers_quiet, transitions_over;
+    struct message fetchers_over, raft_closed, workers_quiet, transitions_over;
     _Atomic int quiet_workers;
     struct job close_logs;
     struct file *metadata_lock; /* raft writes there until it is closed */
@@ -111,7 +114,7 @@ static void on_open_listeners(struct message *m)
         struct acceptor *a;
 
         if (c->controller)
-            continue; /* the peer protocol comes with the cluster; nobody to talk to alone */
+            continue; /* raft_node's, on the meta thread */
         a = xcalloc(1, sizeof *a);
         *a = (struct acceptor){.node = n, .listener = c};
 
@@ -159,18 +162,14 @@ int node_listener_port(const struct node *n, int i)
 
 /* ---- start: one step after the other, on the meta thread ---- */
 
-static bool keep_log(void *ctx, const struct log_identity *id)
+static enum log_claim claim_folder(void *ctx, const struct log_identity *id, struct uuid *right_id)
 {
     struct node *n = ctx;
     struct image *i = image_slot_acquire(&n->images);
-    const struct topic_image *t = image_topic_by_id(i, &id->topic_id);
-    const struct partition_image *p = t != NULL ? topic_partition(t, id->partition) : NULL;
-    bool keep = false;
+    enum log_claim claim = transitions_claim(i, n->config->node_id, id, right_id);
 
-    for (int r = 0; p != NULL && r < p->replica_count; r++)
-        keep = keep || p->replicas[r] == n->config->node_id;
     image_unref(i);
-    return keep;
+    return claim;
 }
 
 static void start_failed(void *ctx, enum err e, const char *why)
@@ -189,7 +188,7 @@ static void join_when_loaded(struct node *n)
     if (!p->raft_is_ready || !p->logs_are_ready)
         return;
     if (!n->config->adopt_log_dirs)
-        log_manager_set_aside_strays(n->logs, keep_log, n);
+        log_manager_set_aside_strays(n->logs, claim_folder, n);
     transitions_begin(p->transitions);
     membership_join(p->membership);
 }
@@ -200,7 +199,7 @@ static void on_joined(void *ctx)
     struct node_private *p = n->private;
 
     if (n->config->adopt_log_dirs)
-        log_manager_set_aside_strays(n->logs, keep_log, n);
+        log_manager_set_aside_strays(n->logs, claim_folder, n);
     log_manager_start(n->logs);
     loop_post(n->workers[0]->loop, &p->accept_listeners);
     atomic_store(&p->ready, true);
@@ -212,7 +211,9 @@ static void on_tick(struct loop_timer *t)
 {
     struct node_private *p = CONTAINER_OF(t, struct node_private, tick);
 
-    replica_manager_tick(p->node->replicas, 30000000000ull);
+    int64_t lag_max_ms = config_number(p->node->config, NULL, "replica.lag.time.max.ms");
+
+    replica_manager_tick(p->node->replicas, (uint64_t)MAX(lag_max_ms, 0) * 1000000u);
     loop_timer_set(t, env_now_ns(p->node->env) + REPLICA_TICK_NS);
 }
 
@@ -262,15 +263,62 @@ static enum err on_note_raft_files(void *ctx, struct errmsg *why)
     return log_manager_note_raft_files(n->logs, why);
 }
 
-static void fill_raft_options(struct node *n, struct voter *voters, struct raft_node_options *o)
+static int by_node_id(const void *a, const void *b)
 {
-    const struct config *c = n->config;
+    const struct voter *x = a, *y = b;
 
+    return (x->node_id > y->node_id) - (x->node_id < y->node_id);
+}
+
+static void fill_voters(const struct config *c, struct voter *voters)
+{
     for (int i = 0; i < c->voter_count; i++) {
         voters[i].node_id = c->voters[i].node_id;
         voters[i].port = c->voters[i].port;
         (void)snprintf(voters[i].host, sizeof voters[i].host, "%s", c->voters[i].host);
     }
+    qsort(voters, (size_t)c->voter_count, sizeof *voters, by_node_id);
+}
+
+static const struct listener_config *controller_listener(const struct config *c)
+{
+    for (int i = 0; i < c->listener_count; i++)
+        if (c->listeners[i].controller)
+            return &c->listeners[i];
+    return NULL;
+}
+
+/* What a heartbeat vouches for beside the meta thread, which sends it [H9]. */
+static void vitals(void *ctx, struct node_vitals *out)
+{
+    struct node *n = ctx;
+    uint64_t now_ns = env_now_ns(n->env);
+
+    *out = (struct node_vitals){.disk_age_ns = log_manager_oldest_io_ns(n->logs),
+                                .serving = membership_is_serving(n->private->membership)};
+    for (int i = 0; i < n->worker_count; i++) {
+        uint64_t began_ns = loop_turn_began_ns(n->workers[i]->loop);
+
+        if (began_ns != 0 && now_ns > began_ns)
+            out->turn_age_ns = MAX(out->turn_age_ns, now_ns - began_ns);
+    }
+}
+
+static int64_t balance_interval_ms(const struct config *c)
+{
+    if (!str_eq_lit(config_value(c, NULL, "auto.leader.rebalance.enable"), "true"))
+        return 0;
+    return MIN(config_number(c, NULL, "leader.imbalance.check.interval.seconds"),
+               (int64_t)INT32_MAX) *
+           1000;
+}
+
+static void fill_raft_options(struct node *n, struct voter *voters, struct raft_node_options *o)
+{
+    const struct config *c = n->config;
+    const struct listener_config *l = controller_listener(c);
+
+    fill_voters(c, voters);
     *o = (struct raft_node_options){
         .env = n->env,
         .loop = n->meta_loop,
@@ -278,13 +326,23 @@ static void fill_raft_options(struct node *n, struct voter *voters, struct raft_
         .dir = c->metadata_log_dir,
         .node_id = c->node_id,
         .directory_id = *log_manager_metadata_directory_id(n->logs),
+        .incarnation = *membership_incarnation(n->private->membership),
         .voters = voters,
         .voter_count = c->voter_count,
+        /* Alone there is nobody to hear. */
+        .listen_host = l != NULL && c->voter_count > 1 ? l->host : NULL,
+        .listen_port = l != NULL ? l->port : 0,
+        .secret = c->cluster_secret,
+        .allow_insecure_peers = c->allow_insecure_peers,
         .cluster_id = log_manager_cluster_id(n->logs),
         .had_raft_files = log_manager_had_raft_files(n->logs),
         .ballast_bytes = RAFT_BALLAST_BYTES,
         .election_timeout_ms = c->election_timeout_ms,
         .heartbeat_ms = c->heartbeat_ms,
+        .session_timeout_ms = c->broker_session_timeout_ms,
+        .session_heartbeat_ms = c->broker_heartbeat_interval_ms,
+        .vitals = vitals,
+        .balance_interval_ms = balance_interval_ms(c),
         .disk_new = n->private->options.raft_disk_new,
         .disk_ctx = n->private->options.raft_disk_ctx,
         .slot = &n->images,
@@ -413,6 +471,42 @@ static void register_worker_metrics(struct node *n, struct worker *w)
     }
 }
 
+/* Alone there is nobody to follow. */
+static void start_fetchers(struct node *n)
+{
+    const struct config *c = n->config;
+    struct loop *loops[WORKERS_MAX];
+    int count = MIN(n->worker_count, WORKERS_MAX);
+
+    if (c->voter_count == 1)
+        return;
+    for (int i = 0; i < count; i++)
+        loops[i] = n->workers[i]->loop;
+    n->fetchers = fetchers_new(&(struct fetchers_options){
+        .env = n->env,
+        .logger = n->logger,
+        .replicas = n->replicas,
+        .node_id = c->node_id,
+        .loops = loops,
+        .loop_count = count,
+        .shards = (int)config_number(c, NULL, "num.replica.fetchers"),
+        .fetch = {.max_wait_ms = (int32_t)config_number(c, NULL, "replica.fetch.wait.max.ms"),
+                  .min_bytes = (int32_t)config_number(c, NULL, "replica.fetch.min.bytes"),
+                  .response_bytes_max =
+                      (int32_t)config_number(c, NULL, "replica.fetch.response.max.bytes"),
+                  .partition_bytes_max = (int32_t)config_number(c, NULL, "replica.fetch.max.bytes"),
+                  .backoff_ns =
+                      (uint64_t)config_number(c, NULL, "replica.fetch.backoff.ms") * 1000000u,
+                  .request_timeout_ns =
+                      (uint64_t)config_number(c, NULL, "replica.socket.timeout.ms") * 1000000u},
+        .request_bytes_max = (size_t)c->socket_request_max_bytes,
+        .connect_timeout_ns = CONNECT_TIMEOUT_NS,
+    });
+    fetchers_register_metrics(n->fetchers, n->metrics);
+}
+
+static void on_left(void *ctx);
+
 enum err node_start(const struct node_options *o, struct node **out, struct errmsg *why)
 {
     struct node *n = xcalloc(1, sizeof *n);
@@ -439,8 +533,8 @@ enum err node_start(const struct node_options *o, struct node **out, struct errm
     if (e != ERR_NONE)
         return e; /* the process ends */
     p->membership = membership_new(
-        n,
-        &(struct membership_options){.on_joined = on_joined, .on_failed = start_failed, .ctx = n});
+        n, &(struct membership_options){
+               .on_joined = on_joined, .on_left = on_left, .on_failed = start_failed, .ctx = n});
     n->replicas = replica_manager_new(&(struct replica_manager_options){
         .env = n->env,
         .logger = n->logger,
@@ -464,6 +558,7 @@ enum err node_start(const struct node_options *o, struct node **out, struct errm
         n->worker_count++;
         register_worker_metrics(n, n->workers[i]);
     }
+    start_fetchers(n);
     log_manager_register_metrics(n->logs, n->metrics);
     replica_manager_register_metrics(n->replicas, n->metrics);
     fetch_session_cache_register_metrics(n->fetch_sessions, n->metrics);
@@ -532,20 +627,40 @@ void node_worker_quiet(struct node *n)
     }
 }
 
+static void on_fetchers_over(struct message *m)
+{
+    struct node_private *p = CONTAINER_OF(m, struct node_private, fetchers_over);
+    struct node *n = p->node;
+
+    loop_post(n->workers[0]->loop, &p->close_listeners);
+    for (int i = 0; i < n->worker_count; i++)
+        worker_close_connections(n->workers[i]);
+}
+
+/* Nothing here leads any more, as far as others could take over [H30]. */
+static void on_left(void *ctx)
+{
+    struct node *n = ctx;
+    struct node_private *p = n->private;
+
+    loop_timer_stop(&p->tick);
+    membership_end(p->membership);
+    p->fetchers_over.run = on_fetchers_over;
+    if (n->fetchers != NULL)
+        fetchers_end(n->fetchers, n->meta_loop, &p->fetchers_over);
+    else
+        on_fetchers_over(&p->fetchers_over);
+}
+
 static void on_stop(struct message *m)
 {
     struct node_private *p = CONTAINER_OF(m, struct node_private, stop);
-    struct node *n = p->node;
 
     if (p->stopping)
         return;
     p->stopping = true;
     atomic_store(&p->ready, false);
-    loop_timer_stop(&p->tick);
-    membership_end(p->membership);
-    loop_post(n->workers[0]->loop, &p->close_listeners);
-    for (int i = 0; i < n->worker_count; i++)
-        worker_close_connections(n->workers[i]);
+    membership_leave(p->membership);
 }
 
 void node_stop(struct node *n)
@@ -565,6 +680,8 @@ void node_free(struct node *n)
     transitions_free(p->transitions);
     fetch_session_cache_free(n->fetch_sessions);
     replica_manager_free(n->replicas);
+    if (n->fetchers != NULL)
+        fetchers_free(n->fetchers);
     membership_free(p->membership);
     image_slot_deinit(&n->images);
     metrics_free(n->metrics);

@@ -37,6 +37,7 @@ struct node {
     struct metrics *metrics;
     struct log_manager *logs;
     struct replica_manager *replicas;
+    struct fetchers *fetchers; /* NULL: this node follows nobody */
     struct fetch_session_cache *fetch_sessions;
     struct image_slot images;
     struct connection_limits connections;

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "broker/fetchers.h"
 #include "broker/node.h"
 
 struct transition {
@@ -14,6 +15,7 @@ struct transition {
     int32_t config_topic_count;
     char *names;
     bool all_configs; /* a broker-level value changed */
+    bool brokers;     /* a broker came, went, or changed */
     bool everything;
     const _Atomic bool *ended; /* the node stops: do no more of it */
 };
@@ -57,6 +59,7 @@ static void fill_state(const struct image *i, const struct partition_image *p,
         .isr_count = MIN(p->isr_count, PARTITION_REPLICAS_MAX),
         .effective_min_isr = p->effective_min_isr,
         .recovering = p->leader_recovery == LEADER_RECOVERING,
+        .recovering_epoch = -1,
     };
     for (int r = 0; r < s->replica_count; r++) {
         const struct broker_image *b = image_broker(i, p->replicas[r]);
@@ -73,8 +76,8 @@ static void fill_state(const struct image *i, const struct partition_image *p,
     }
 }
 
-/* Whether this node, in its present registration, is a member of the ISR under a live leader. What
- * an image of an earlier life says is no news. */
+/* Whether this node, in its present registration, is a member of the ISR under a live leader, and
+ * another one is too. What an image of an earlier life says is no news. */
 static bool in_sync(const struct node *n, const struct image *i, const struct partition_image *p)
 {
     const struct broker_image *me = image_broker(i, n->config->node_id);
@@ -82,8 +85,18 @@ static bool in_sync(const struct node *n, const struct image *i, const struct pa
 
     for (int r = 0; r < p->isr_count; r++)
         member = member || p->isr[r] == n->config->node_id;
-    return member && p->leader >= 0 && me != NULL && !me->fenced &&
+    return member && p->isr_count > 1 && p->leader >= 0 && me != NULL && !me->fenced &&
            me->epoch == node_broker_epoch(n);
+}
+
+static void tell_replica(struct node *n, const struct image *i, const struct partition_image *p,
+                         struct replica *r)
+{
+    struct partition_state state;
+
+    fill_state(i, p, &state);
+    replica_set_state(r, &state);
+    log_set_in_sync(replica_log(r), in_sync(n, i, p), p->replica_count == 1);
 }
 
 static void drop_partition(struct node *n, const struct uuid *topic_id, int32_t partition)
@@ -102,7 +115,6 @@ static void follow_partition(struct node *n, const struct image *i, const struct
 {
     const struct partition_image *p = topic_partition(t, partition);
     struct replica *r = replica_manager_find(n->replicas, &t->id, partition);
-    struct partition_state state;
     struct errmsg why = {""};
 
     if (r == NULL) {
@@ -123,10 +135,42 @@ static void follow_partition(struct node *n, const struct image *i, const struct
         replica_configure(r, config);
         log_unref(l);
     }
-    fill_state(i, p, &state);
-    replica_set_state(r, &state);
-    log_set_in_sync(replica_log(r), in_sync(n, i, p));
+    tell_replica(n, i, p, r);
     replica_unref(r);
+}
+
+/* ---- whose a folder is ---- */
+
+static bool is_assigned(const struct topic_image *t, int32_t partition, int32_t node_id)
+{
+    const struct partition_image *p = t != NULL ? topic_partition(t, partition) : NULL;
+
+    return p != NULL && replica_index(p, node_id) >= 0;
+}
+
+/* Ids are random: two that share half of their bytes are one, of which some bits have changed. */
+static bool resembles(const struct uuid *a, const struct uuid *b)
+{
+    int same = 0;
+
+    for (size_t i = 0; i < sizeof a->b; i++)
+        same += a->b[i] == b->b[i];
+    return same >= (int)sizeof a->b / 2;
+}
+
+enum log_claim transitions_claim(const struct image *i, int32_t node_id,
+                                 const struct log_identity *folder, struct uuid *right_id)
+{
+    const struct topic_image *by_id = image_topic_by_id(i, &folder->topic_id);
+    const struct topic_image *by_name = image_topic(i, str_from(folder->topic));
+
+    if (by_id != NULL && by_id == by_name)
+        return is_assigned(by_id, folder->partition, node_id) ? LOG_OURS : LOG_STRAY;
+    if (!is_assigned(by_name, folder->partition, node_id) ||
+        (by_id == NULL && !resembles(&by_name->id, &folder->topic_id)))
+        return LOG_STRAY; /* an earlier topic of this name [H19] */
+    *right_id = by_name->id;
+    return LOG_WRONG_ID;
 }
 
 /* ---- one topic ---- */
@@ -171,10 +215,75 @@ static void configure_topic(struct node *n, const struct image *i, const struct 
     }
 }
 
+/* ---- the brokers ---- */
+
+static const char *inter_broker_listener(const struct config *c)
+{
+    for (int i = 0; i < c->listener_count; i++)
+        if (c->listeners[i].inter_broker)
+            return c->listeners[i].name;
+    return NULL;
+}
+
+static void tell_peer(struct node *n, const struct broker_image *b)
+{
+    const char *listener = inter_broker_listener(n->config);
+    const struct endpoint_image *e = listener != NULL ? node_endpoint(b, listener) : NULL;
+    char host[256] = "";
+
+    if (e != NULL)
+        (void)snprintf(host, sizeof host, "%.*s", STR_ARG(e->host));
+    fetchers_set_peer(n->fetchers, b->id, host, e != NULL ? e->port : 0);
+}
+
+/* Where the others are, and by what they know this node: of its present registration alone. */
+static void tell_fetchers(struct node *n, const struct image *i)
+{
+    const struct broker_image *b;
+
+    if (n->fetchers == NULL)
+        return;
+    for (int32_t id = -1; (b = image_broker_next(i, id)) != NULL; id = b->id) {
+        if (b->id != n->config->node_id)
+            tell_peer(n, b);
+        else if (b->epoch == node_broker_epoch(n))
+            fetchers_set_self(n->fetchers, b->epoch, &b->incarnation);
+    }
+}
+
+static void tell_partition(struct node *n, const struct image *i, const struct topic_image *t,
+                           int32_t partition)
+{
+    const struct partition_image *p = topic_partition(t, partition);
+    struct replica *r = replica_index(p, n->config->node_id) >= 0
+                            ? replica_manager_find(n->replicas, &t->id, partition)
+                            : NULL;
+
+    if (r != NULL)
+        tell_replica(n, i, p, r);
+    replica_unref(r);
+}
+
+/* Who lives is part of each partition's state. */
+static void follow_brokers(struct node *n, const struct transition *x)
+{
+    struct str after = STR_NULL;
+    const struct topic_image *t;
+
+    tell_fetchers(n, x->after);
+    while (!x->everything && (t = image_topic_next(x->after, after)) != NULL) {
+        for (int32_t p = 0; p < t->partition_count && !atomic_load(x->ended); p++)
+            tell_partition(n, x->after, t, p);
+        after = t->name;
+    }
+}
+
 static void carry_out(struct node *n, const struct transition *x)
 {
     const struct topic_image *t;
 
+    if (x->brokers)
+        follow_brokers(n, x);
     if (x->everything) {
         struct str after = STR_NULL;
 
@@ -291,7 +400,7 @@ void transitions_begin(struct transitions *t)
     struct transition *x = xcalloc(1, sizeof *x);
 
     x->after = image_slot_acquire(&t->owner->images);
-    x->everything = true;
+    x->everything = x->brokers = true;
     mutex_lock(&t->lock);
     t->begun = true;
     enqueue(t, x);
@@ -324,11 +433,12 @@ static void copy_configs(struct transition *x, const struct image_delta *d)
 void transitions_push(struct transitions *t, const struct image_delta *d)
 {
     mutex_lock(&t->lock);
-    if (t->begun && (d->topic_count > 0 || d->config_count > 0)) {
+    if (t->begun && (d->topic_count > 0 || d->config_count > 0 || d->brokers_changed)) {
         struct transition *x = xcalloc(1, sizeof *x);
 
         x->before = image_ref((struct image *)(uintptr_t)d->before);
         x->after = image_ref((struct image *)(uintptr_t)d->after);
+        x->brokers = d->brokers_changed;
         x->topic_count = d->topic_count;
         x->topics = xcalloc((size_t)d->topic_count + 1, sizeof *x->topics);
         for (int32_t i = 0; i < d->topic_count; i++)

@@ -3,7 +3,8 @@
  * Image deltas are queued on the meta thread and carried out in order by one pool job at a time
  * (folders are made and renamed): logs are created and deleted, replicas added, removed, made
  * leaders or followers, configured. replication and raft-meta do not know each other; this is
- * where one becomes the other.
+ * where one becomes the other. When brokers change, every replica is told anew who lives, and the
+ * fetchers where the others are reached.
  *
  * Thread: push, begin and end on the meta thread; after() from any.
  */
@@ -12,6 +13,7 @@
 
 #include "protocol/base/env.h"
 #include "raft-meta/image.h"
+#include "storage/log_dir.h"
 
 struct node;
 struct transitions;
@@ -26,5 +28,10 @@ void transitions_after(struct transitions *t, struct loop *loop, struct message 
 /* Before the logs close: nothing more is carried out (what is under way ends after its current
  * partition), and then `m` is posted. What is left out, the next start finds in the image. */
 void transitions_end(struct transitions *t, struct loop *loop, struct message *m);
+
+/* What the image says of a folder, by its name and the topic id in it; for
+ * log_manager_set_aside_strays(). */
+enum log_claim transitions_claim(const struct image *i, int32_t node_id,
+                                 const struct log_identity *folder, struct uuid *right_id);
 
 #endif

@@ -249,6 +249,7 @@ static struct segment *take_segment(struct piece *p, struct env *env)
 {
     struct segment *s = segment_new(env, take64(p));
 
+    s->index_checked = false; /* the files are as this says unless somebody has changed them */
     s->next_offset = take64(p);
     s->size_bytes = (uint64_t)take64(p);
     s->first_timestamp_ms = take64(p);
@@ -331,6 +332,9 @@ bool clean_reader_next(struct clean_reader *r, struct log *l)
         s->sealed = i + 1 < count;
         log_push_segment(l, s);
     }
+    l->settled_start = l->segment_count > 1 && l->segments[1]->base_offset <= l->start_offset
+                           ? l->segments[0]->base_offset /* what lies below is still to go */
+                           : l->start_offset;
     take_producers(&p, l, log_time_ms);
     return !p.failed && p.ptr == p.end;
 }

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/magic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +15,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/vfs.h>
 #include <sys/uio.h>
 #include <sys/utsname.h>
 #include <unistd.h>
@@ -540,11 +542,28 @@ static bool syncfs_tells_errors(void)
     return major > 5 || (major == 5 && minor >= 8);
 }
 
+/* And only of file systems of one device that report what they could not write back: overlayfs, for
+ * one, does not pass on what went wrong below it. */
+static bool file_system_tells_errors(int fd)
+{
+    static const uint32_t known[] = {EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC,
+                                     F2FS_SUPER_MAGIC, TMPFS_MAGIC};
+    struct statfs s;
+
+    if (fstatfs(fd, &s) != 0)
+        return false;
+    for (size_t i = 0; i < ARRAY_COUNT(known); i++) {
+        if ((uint32_t)s.f_type == known[i])
+            return true;
+    }
+    return false;
+}
+
 static enum err posix_sync_all(struct file *file, struct errmsg *why)
 {
     int r;
 
-    if (!syncfs_tells_errors())
+    if (!syncfs_tells_errors() || !file_system_tells_errors(posix(file)->fd))
         return ERR_NOT_FOUND;
     do {
         r = syncfs(posix(file)->fd);

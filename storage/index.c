@@ -161,6 +161,17 @@ void index_stored(struct index *x, const struct index_view *v, struct file *file
 
 /* ---- reading ---- */
 
+/* Whether `e` may stand behind `before` (NULL: first of all). */
+static bool follows(enum index_kind kind, int64_t base_offset, const struct index_entry *before,
+                    const struct index_entry *e, int64_t value_limit)
+{
+    int64_t offset = kind == INDEX_OFFSETS ? e->key : e->value;
+
+    return e->key > (before != NULL ? before->key : -1) && e->value >= 0 &&
+           e->value < value_limit && (before == NULL || e->value >= before->value) &&
+           offset >= base_offset;
+}
+
 enum err index_load(struct index *x, struct env *env, const char *path, int64_t value_limit,
                     bool *sound)
 {
@@ -186,10 +197,8 @@ enum err index_load(struct index *x, struct env *env, const char *path, int64_t 
             struct index_entry found;
 
             index_entry_decode(x->kind, x->base_offset, bytes + i, &found);
-            *sound = found.key > x->last.key && found.value >= 0 && found.value < value_limit &&
-                     (x->stored_count == 0 || found.value >= x->last.value) &&
-                     (x->kind == INDEX_TIMES || found.key >= x->base_offset) &&
-                     (x->kind == INDEX_OFFSETS || found.value >= x->base_offset);
+            *sound = follows(x->kind, x->base_offset, x->stored_count > 0 ? &x->last : NULL, &found,
+                             value_limit);
             if (*sound) {
                 x->last = found;
                 x->stored_count++;
@@ -325,4 +334,81 @@ bool index_resident_key(const struct index_view *v, int64_t key)
 bool index_resident_value(const struct index_view *v, int64_t value)
 {
     return resident(v, false, value);
+}
+
+/* ---- looking at all of it ---- */
+
+void index_cursor_init(struct index_cursor *c, const struct index_view *v, int64_t value)
+{
+    uint32_t low = 0, high = index_view_count(v);
+    struct index_entry e;
+
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+
+        if (index_get(v, middle, &e) && e.value < value)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    c->view = v;
+    c->next = low;
+    c->first = c->count = 0;
+}
+
+static bool cursor_fill(struct index_cursor *c)
+{
+    const struct index_view *v = c->view;
+    size_t entry_size = index_entry_size(v->kind), n = 0;
+    uint8_t bytes[INDEX_CURSOR_ENTRIES * 12];
+    uint32_t count = MIN(v->stored_count - c->next, INDEX_CURSOR_ENTRIES);
+
+    if (v->file == NULL ||
+        file_read(v->file, c->next * entry_size, bytes, count * entry_size, &n) != ERR_NONE ||
+        n != count * entry_size)
+        return false;
+    for (uint32_t i = 0; i < count; i++)
+        index_entry_decode(v->kind, v->base_offset, bytes + i * entry_size, &c->entries[i]);
+    c->first = c->next;
+    c->count = count;
+    return true;
+}
+
+bool index_cursor_peek(struct index_cursor *c, const struct index_entry **out)
+{
+    const struct index_view *v = c->view;
+
+    *out = NULL;
+    if (c->next >= index_view_count(v))
+        return true;
+    if (c->next >= v->stored_count) {
+        *out = &v->tail->entries[c->next - v->stored_count];
+        return true;
+    }
+    if ((c->next < c->first || c->next >= c->first + c->count) && !cursor_fill(c))
+        return false;
+    *out = &c->entries[c->next - c->first];
+    return true;
+}
+
+bool index_check(const struct index_view *v, const struct index_entry *last, int64_t end_offset,
+                 uint64_t size_bytes)
+{
+    int64_t limit = v->kind == INDEX_OFFSETS ? (int64_t)size_bytes : end_offset;
+    struct index_entry before = {.key = -1};
+    const struct index_entry *e;
+    struct index_cursor c;
+
+    if (v->stored_count == 0)
+        return true;
+    if (v->file == NULL || file_size(v->file) < v->stored_count * index_entry_size(v->kind))
+        return false;
+    index_cursor_init(&c, v, 0);
+    c.next = 0;
+    for (; index_cursor_peek(&c, &e) && e != NULL; c.next++) {
+        if (!follows(v->kind, v->base_offset, c.next > 0 ? &before : NULL, e, limit))
+            return false;
+        before = *e;
+    }
+    return c.next == index_view_count(v) && before.key == last->key && before.value == last->value;
 }

@@ -101,6 +101,25 @@ bool index_floor_value(const struct index_view *v, int64_t value, struct index_e
 bool index_resident_key(const struct index_view *v, int64_t key);
 bool index_resident_value(const struct index_view *v, int64_t value);
 
+/* Goes over the entries in their order, a piece of the file at a time. */
+#define INDEX_CURSOR_ENTRIES 64u
+struct index_cursor {
+    const struct index_view *view;
+    uint32_t next; /* entry that comes next */
+    uint32_t first, count;
+    struct index_entry entries[INDEX_CURSOR_ENTRIES];
+};
+/* Before the first entry whose value is >= `value`. */
+void index_cursor_init(struct index_cursor *c, const struct index_view *v, int64_t value);
+/* NULL behind the last one; false when it cannot be read. */
+bool index_cursor_peek(struct index_cursor *c, const struct index_entry **out);
+
+/* Whether what is stored can be right: as many entries as are known to be there, growing as they
+ * must, within [base, end_offset) and below `size_bytes`, before what is in memory. `last`: the
+ * youngest entry. [pool] */
+bool index_check(const struct index_view *v, const struct index_entry *last, int64_t end_offset,
+                 uint64_t size_bytes);
+
 /* One entry in its disk form. */
 void index_entry_decode(enum index_kind kind, int64_t base_offset, const uint8_t *p,
                         struct index_entry *out);

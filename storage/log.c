@@ -50,6 +50,9 @@ void log_unref(struct log *l)
     leader_epochs_deinit(&l->epochs);
     producer_state_deinit(&l->producers);
     free(l->hints);
+    for (int i = 0; i < l->older_cut_count; i++)
+        free(l->older_cuts[i]);
+    free(l->older_cuts);
     free((char *)(uintptr_t)l->offline);
     mutex_deinit(&l->lock);
     mutex_deinit(&l->structure);
@@ -439,7 +442,8 @@ void log_wait_for_room(struct log *l, size_t size, struct log_room_waiter *w)
 void log_begin_leader_epoch(struct log *l, int32_t leader_epoch)
 {
     mutex_lock(&l->lock);
-    if (leader_epoch > leader_epochs_latest(&l->epochs))
+    /* What a clean stop writes down is complete: the epoch begins again in the next life. */
+    if (!l->stopping && leader_epoch > leader_epochs_latest(&l->epochs))
         leader_epochs_assign(&l->epochs, leader_epoch,
                              atomic_load_explicit(&l->end_offset, memory_order_relaxed));
     mutex_unlock(&l->lock);
@@ -625,6 +629,7 @@ size_t log_producers(const struct log *l, struct producer_view **out)
 /* What a read knows after it has let go of the lock. */
 struct read_plan {
     struct segment_view view;
+    struct segment *segment; /* a reference */
     int64_t offset, limit;
     uint64_t start, limit_position; /* valid when known */
     bool start_known, limit_known;
@@ -652,9 +657,12 @@ static enum err plan_read(struct log *l, const struct log_read_options *o, struc
 
     struct segment *s = l->segments[i];
 
-    if (s->file == NULL || (s->offsets.stored_count > 0 && s->offsets.file == NULL))
+    if (s->file == NULL || !s->index_checked ||
+        (s->offsets.stored_count > 0 && s->offsets.file == NULL))
         return ERR_AGAIN;
     segment_view_take(s, &p->view);
+    p->view.resident_only = true;
+    p->segment = segment_ref(s);
     p->start_known =
         o->offset == s->base_offset || hint_find(l, o->offset, s->base_offset, &p->start);
     if (o->offset == s->base_offset)
@@ -674,7 +682,7 @@ static enum err find_start(struct read_plan *p)
 
     if (p->start_known)
         return ERR_NONE;
-    if (!segment_locate_resident(&p->view, p->offset, 0))
+    if (!segment_locate_resident(&p->view, p->offset))
         return ERR_AGAIN;
 
     enum err e = segment_locate(&p->view, p->offset, 0, &at);
@@ -684,17 +692,21 @@ static enum err find_start(struct read_plan *p)
     return e;
 }
 
-static enum err find_limit(struct read_plan *p)
+static enum err find_limit(struct log *l, struct read_plan *p)
 {
     struct batch_position at;
+    enum err e = ERR_AGAIN;
 
     if (p->limit_known)
         return ERR_NONE;
-    if (!segment_locate_resident(&p->view, p->limit, p->start))
-        return ERR_AGAIN;
-
-    enum err e = segment_locate(&p->view, p->limit, p->start, &at);
-
+    if (segment_locate_resident(&p->view, p->limit))
+        e = segment_locate(&p->view, p->limit, p->start, &at);
+    if (e == ERR_AGAIN) {
+        mutex_lock(&l->lock);
+        p->segment->limit_wanted = p->limit; /* log_load() brings the way to it too */
+        mutex_unlock(&l->lock);
+        return e;
+    }
     p->limit_position = e == ERR_NONE ? at.position : p->view.size_bytes;
     p->limit_known = true;
     return e == ERR_NOT_FOUND ? ERR_NONE : e;
@@ -714,7 +726,7 @@ static enum err find_end(const struct read_plan *p, const struct log_read_option
         return ERR_AGAIN;
     e = segment_boundary(&p->view, p->start, most, end);
     if (e == ERR_NONE && *end == p->start && o->at_least_one) {
-        if (!segment_locate_resident(&p->view, p->offset, p->start))
+        if (!segment_locate_resident(&p->view, p->offset))
             return ERR_AGAIN;
         /* KIP-74: the first batch whole, so that a reader can always go on. */
         struct batch_position first;
@@ -726,8 +738,8 @@ static enum err find_end(const struct read_plan *p, const struct log_read_option
     return e;
 }
 
-/* The reader will be back for what follows. */
-static void remember_end(struct log *l, const struct read_plan *p, uint64_t end)
+/* The offset of what follows, -1: it is not known without a wait. */
+static int64_t offset_behind(const struct read_plan *p, uint64_t end)
 {
     int64_t next = -1;
 
@@ -743,11 +755,32 @@ static void remember_end(struct log *l, const struct read_plan *p, uint64_t end)
             file_read(p->view.file, end, base, sizeof base, &n) == ERR_NONE && n == sizeof base)
             next = (int64_t)load_be64(base);
     }
-    if (next < 0)
-        return;
+    return next;
+}
+
+/* Whether this process knows the bytes to be right (S12); then the place where they end is
+ * remembered: the reader will be back for what follows. */
+static bool is_checked(struct log *l, const struct read_plan *p, uint64_t end)
+{
+    int64_t next = offset_behind(p, end);
+
     mutex_lock(&l->lock);
-    hint_read(l, next, p->view.base_offset, end);
+    bool checked = checked_covers(&p->segment->checked, p->start, end);
+
+    if (checked && next >= 0)
+        hint_read(l, next, p->view.base_offset, end);
     mutex_unlock(&l->lock);
+    return checked;
+}
+
+/* What was found where the bytes are not known to be right says nothing yet. */
+static bool may_be_misled(struct log *l, const struct read_plan *p)
+{
+    mutex_lock(&l->lock);
+    bool checked = checked_covers(&p->segment->checked, 0, p->view.size_bytes);
+
+    mutex_unlock(&l->lock);
+    return !checked;
 }
 
 static void collect_aborted(struct log *l, const struct read_plan *p, struct log_read_result *out)
@@ -771,10 +804,10 @@ static enum err read_planned(struct log *l, const struct log_read_options *o, st
     uint64_t end;
     enum err e = find_start(p);
 
-    if (e == ERR_NONE)
-        e = find_limit(p);
     if (e == ERR_NONE) {
-        e = find_end(p, o, &end);
+        e = find_limit(l, p);
+        if (e == ERR_NONE)
+            e = find_end(p, o, &end);
         if (e == ERR_AGAIN) /* as far as the walk to the end goes */
             out->load_bytes = (size_t)o->bytes_max;
     }
@@ -783,13 +816,16 @@ static enum err read_planned(struct log *l, const struct log_read_options *o, st
 
     size_t size = (size_t)(end - p->start);
 
+    if (!is_checked(l, p, end)) {
+        out->load_bytes = size;
+        return ERR_AGAIN;
+    }
     e = file_view(p->view.file, p->start, size, &view);
     if (e != ERR_NONE)
         return e;
     out->cold = view->ptr == NULL && !file_resident(p->view.file, p->start, size);
     out->bytes = size;
     ioqueue_push(&out->data, view, 0, size);
-    remember_end(l, p, end);
     if (o->need_aborted)
         collect_aborted(l, p, out);
     return ERR_NONE;
@@ -808,6 +844,9 @@ enum err log_read(struct log *l, const struct log_read_options *o, struct log_re
     if (e != ERR_NONE)
         return e == ERR_NOT_FOUND ? ERR_NONE : e;
     e = read_planned(l, o, &p, out);
+    if ((e == ERR_CORRUPT || e == ERR_NOT_FOUND) && may_be_misled(l, &p))
+        e = ERR_AGAIN; /* log_load() finds out */
+    segment_unref(p.segment);
     segment_view_drop(&p.view);
     if (e == ERR_NONE || e == ERR_AGAIN)
         return e;

@@ -182,12 +182,21 @@ int32_t log_latest_epoch(const struct log *l);                    /* -1 when emp
 /* DeleteRecords [H34]: moves the start to `offset` (<= log_end_offset; segments that lie wholly
  * below go on the pool). ERR_OFFSET_OUT_OF_RANGE. */
 MUST_USE enum err log_advance_start(struct log *l, int64_t offset);
+/* Whether a crash would bring nothing below `offset` back, once log_manager_save_starts() has
+ * succeeded after the start had moved. */
+bool log_start_is_settled(struct log *l, int64_t offset);
 /* Retention by time and size [H37], rolling by segment.ms, expiry of producers; never at or above
  * `offset_limit`. [pool] Returns the number of segments that went. */
 int log_maintain(struct log *l, int64_t offset_limit, int64_t now_unix_ms);
 /* Cuts to `offset`: a new file with the kept prefix, renamed over; in-flight reads keep the old
- * inode [H10]. Producer state and epochs roll back with it. [pool] */
+ * inode [H10]. Producer state and epochs roll back with it; a batch that holds the offset goes
+ * whole. Where the log ends before, only epochs without records at its end go. [pool] */
 MUST_USE enum err log_truncate(struct log *l, int64_t offset);
+/* Drops everything: the log is empty and begins at `offset`, which may lie anywhere. [pool] */
+MUST_USE enum err log_restart(struct log *l, int64_t offset);
+/* The checkpoints of the log's directory, as they are now, are on the disk when it returns: before
+ * a cut below the high watermark. [pool] */
+MUST_USE enum err log_save_checkpoints(struct log *l);
 
 /* ---- what DescribeProducers and DescribeLogDirs show ---- */
 

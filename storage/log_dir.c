@@ -46,6 +46,8 @@ void log_manager_unref(struct log_manager *m)
         free(r->path);
         free(r);
     }
+    for (struct list_node *n; (n = list_pop_front(&m->unnamed)) != NULL;)
+        free(list_entry(n, struct unnamed, node));
     free_dirs(m);
     hmap_deinit(&m->by_id);
     mutex_deinit(&m->lock);
@@ -249,6 +251,7 @@ enum err log_manager_new(const struct log_manager_options *o, bool adopt, struct
         (void)snprintf(m->cluster_id, sizeof m->cluster_id, "%s", o->cluster_id);
     mutex_init(&m->lock, m->env);
     hmap_init(&m->by_id, env_random_u64(m->env));
+    list_init(&m->unnamed);
     list_init(&m->removals);
     m->dirs = xcalloc((size_t)o->dir_count, sizeof *m->dirs);
     m->dir_count = o->dir_count;
@@ -337,14 +340,21 @@ void log_manager_insert(struct log_manager *m, struct log *l)
     mutex_unlock(&m->lock);
 }
 
-static int by_name(const void *a, const void *b)
+static int by_name_and_id(const struct log *x, const struct log *y)
 {
-    const struct log *x = *(struct log *const *)a, *y = *(struct log *const *)b;
     int c = strcmp(x->id.topic, y->id.topic);
 
     if (c == 0)
         c = (x->id.partition > y->id.partition) - (x->id.partition < y->id.partition);
     return c != 0 ? c : uuid_cmp(&x->id.topic_id, &y->id.topic_id);
+}
+
+static int by_name(const void *a, const void *b)
+{
+    const struct log *x = *(struct log *const *)a, *y = *(struct log *const *)b;
+    int c = by_name_and_id(x, y);
+
+    return c != 0 ? c : x->dir->index - y->dir->index;
 }
 
 struct log **log_manager_all(struct log_manager *m, size_t *count)
@@ -417,6 +427,11 @@ void log_dir_set_folder_aside(struct log_dir *d, const char *folder, const char 
 
     enum err e = disk_rename(d->env, from, to, &why);
 
+    if (e == ERR_NONE) { /* what the checkpoints say of the name is of that folder */
+        mutex_lock(&d->lock);
+        d->checkpoint_stale = true;
+        mutex_unlock(&d->lock);
+    }
     if (e == ERR_NONE && delay_ms != KEPT)
         log_manager_remove_later(d->manager, to, delay_ms);
     else if (e == ERR_NONE)
@@ -450,14 +465,8 @@ static enum err make_folder(struct log_dir *d, const struct log_identity *id, st
     return e;
 }
 
-/* The image does not know the log. Its folder is kept until somebody removes it: the image may be
- * the one that is wrong (a repaired quorum), and what was acknowledged is never dropped for it. */
-static void set_aside(struct log_manager *m, struct log *l)
+static void take_out_of_table(struct log_manager *m, struct log *l)
 {
-    char name[288];
-
-    log_name(l, name);
-    log_warn(m->logger, "storage", "%s is not in the cluster's metadata: set aside", name);
     mutex_lock(&m->lock);
     hmap_remove(&m->by_id, &l->by_id);
     atomic_fetch_sub(&l->dir->log_count, 1);
@@ -466,12 +475,69 @@ static void set_aside(struct log_manager *m, struct log *l)
     l->closed = true;
     log_want(l, LOG_WORK_ROOM);
     mutex_unlock(&l->lock);
-    mutex_lock(&l->structure);
-    log_dir_set_folder_aside(l->dir, name, "-stray", KEPT);
-    mutex_unlock(&l->structure);
+}
+
+/* Lets go of a log that has left the table. */
+static void let_go(struct log *l)
+{
     log_kick(l);
     log_leave_lists(l);
     log_unref(l); /* the table's */
+}
+
+/* A log in the table that stands for a folder which is not to be touched: offline, with a reason.
+ */
+static struct log *stand_in(struct log_dir *d, const struct log_identity *id, int64_t start_offset,
+                            int64_t end_offset, const char *why)
+{
+    struct log *l = log_new(d, id, &d->manager->options.default_config);
+
+    l->start_offset = l->settled_start = start_offset;
+    l->end_offset = l->recovery_point = MAX(start_offset, end_offset);
+    log_set_offline(l, "%s", why);
+    log_manager_insert(d->manager, l);
+    return l;
+}
+
+/* The folder is there, under this name, and held records: never is an empty log made instead. */
+static struct log *claim_unnamed(struct log_manager *m, const struct log_identity *id)
+{
+    struct unnamed *found = NULL;
+
+    mutex_lock(&m->lock);
+    list_for_each_safe (n, &m->unnamed) {
+        struct unnamed *u = list_entry(n, struct unnamed, node);
+
+        if (found != NULL || !u->held_records || u->id.partition != id->partition ||
+            strcmp(u->id.topic, id->topic) != 0)
+            continue;
+        list_remove(n);
+        found = u;
+    }
+    mutex_unlock(&m->lock);
+    if (found == NULL)
+        return NULL;
+
+    struct log *l =
+        stand_in(found->dir, id, found->start_offset, found->recovery_point, found->why.text);
+
+    free(found);
+    return log_ref(l);
+}
+
+/* The image does not know the log. Its folder is kept until somebody removes it: the image may be
+ * the one that is wrong (a repaired quorum), and what was acknowledged is never dropped for it. */
+static void set_aside(struct log_manager *m, struct log *l)
+{
+    char name[288];
+
+    log_name(l, name);
+    log_warn(m->logger, "storage", "%s is not in the cluster's metadata: set aside", name);
+    take_out_of_table(m, l);
+    mutex_lock(&l->structure);
+    log_dir_set_folder_aside(l->dir, name, "-stray", KEPT);
+    mutex_unlock(&l->structure);
+    let_go(l);
 }
 
 /* Folders of this name that belong to nobody, or to an earlier topic, make way. */
@@ -510,6 +576,8 @@ enum err log_manager_create(struct log_manager *m, const struct log_identity *id
                             const struct log_config *config, struct log **out, struct errmsg *why)
 {
     *out = log_manager_find(m, &id->topic_id, id->partition);
+    if (*out == NULL)
+        *out = claim_unnamed(m, id);
     if (*out != NULL)
         return ERR_NONE;
 
@@ -593,25 +661,71 @@ void log_manager_delete(struct log_manager *m, struct log *l)
     mutex_lock(&l->structure); /* nobody makes files in it any more */
     log_dir_set_folder_aside(l->dir, folder, "-delete", l->config.file_delete_delay_ms);
     mutex_unlock(&l->structure);
-    mutex_lock(&l->dir->lock);
-    l->dir->checkpoint_stale = true;
-    mutex_unlock(&l->dir->lock);
     log_kick(l);
     log_leave_lists(l);
     log_unref(l); /* the table's */
 }
 
-void log_manager_set_aside_strays(struct log_manager *m,
-                                  bool (*keep)(void *ctx, const struct log_identity *id), void *ctx)
+/* partition.metadata names another topic than the folder does, and the folder is right: a topic
+ * never changes its name. */
+static void reject_id(struct log_manager *m, struct log *l, const struct uuid *right_id)
 {
+    char name[288], found[UUID_TEXT_SIZE], expected[UUID_TEXT_SIZE];
+    struct log_identity id = l->id;
+    struct errmsg why;
+
+    log_name(l, name);
+    uuid_format(&l->id.topic_id, found);
+    uuid_format(right_id, expected);
+    errmsg_set(&why, "%s/%s/partition.metadata: found topic_id %s, expected %s", l->dir->path, name,
+               found, expected);
+    take_out_of_table(m, l);
+    id.topic_id = *right_id;
+    (void)stand_in(l->dir, &id, log_start_offset(l), log_end_offset(l), why.text);
+    let_go(l);
+}
+
+/* Two directories hold the same partition: neither is served, and neither is touched. */
+static void reject_both(struct log_manager *m, struct log *first, struct log *second)
+{
+    char name[288];
+
+    log_name(first, name);
+    log_set_offline(first, "%s: found in %s and in %s, expected one: move one away", name,
+                    first->dir->path, second->dir->path);
+    take_out_of_table(m, second);
+    let_go(second);
+}
+
+void log_manager_set_aside_strays(struct log_manager *m,
+                                  enum log_claim (*claim)(void *ctx, const struct log_identity *id,
+                                                          struct uuid *right_id),
+                                  void *ctx)
+{
+    struct log *before = NULL; /* a reference */
     size_t count;
     struct log **all = log_manager_all(m, &count);
 
     for (size_t i = 0; i < count; i++) {
-        if (!keep(ctx, &all[i]->id))
-            set_aside(m, all[i]);
-        log_unref(all[i]);
+        struct log *l = all[i];
+        struct uuid right_id;
+        enum log_claim c = claim(ctx, &l->id, &right_id);
+
+        if (c == LOG_STRAY || (c == LOG_WRONG_ID && log_end_offset(l) == 0)) {
+            set_aside(m, l);
+        } else if (c == LOG_WRONG_ID) {
+            reject_id(m, l, &right_id);
+        } else if (before != NULL && by_name_and_id(before, l) == 0) {
+            reject_both(m, before, l);
+        } else {
+            if (before != NULL)
+                log_unref(before);
+            before = log_ref(l);
+        }
+        log_unref(l);
     }
+    if (before != NULL)
+        log_unref(before);
     free(all);
 }
 
@@ -638,6 +752,34 @@ static void add_line(struct text *t, int *count, const struct log *l, int64_t of
     (*count)++;
 }
 
+static void add_offset(struct text *t, int *count, const struct log_identity *id, int64_t offset)
+{
+    if (offset <= 0)
+        return;
+    text_add(t, "%s %d %lld\n", id->topic, id->partition, (long long)offset);
+    (*count)++;
+}
+
+/* What was written down of folders that cannot tell whose they are, and that nobody has asked for
+ * yet, stays: it says that they held records (D3). */
+static void add_unnamed(struct log_dir *d, struct text *recovery, int *recovery_count,
+                        struct text *starts, int *start_count)
+{
+    struct log_manager *m = d->manager;
+
+    mutex_lock(&m->lock);
+    list_for_each_safe (n, &m->unnamed) {
+        const struct unnamed *u = list_entry(n, struct unnamed, node);
+
+        if (u->dir != d || !u->held_records)
+            continue;
+        if (recovery != NULL)
+            add_offset(recovery, recovery_count, &u->id, u->recovery_point);
+        add_offset(starts, start_count, &u->id, u->start_offset);
+    }
+    mutex_unlock(&m->lock);
+}
+
 static enum err write_checkpoints(struct log_dir *d, struct errmsg *why)
 {
     struct text recovery = {.ptr = NULL}, replication = recovery, starts = recovery;
@@ -653,23 +795,33 @@ static enum err write_checkpoints(struct log_dir *d, struct errmsg *why)
         struct log *l = all[i];
 
         if (l->dir == d) {
-            add_line(&recovery, &recovery_count, l, l->recovery_point);
+            mutex_lock(&l->lock);
+            int64_t start = l->settled_start, point = l->recovery_point;
+
+            /* A start that has overtaken it has moved it: that is no word about a sync. */
+            if (start < l->start_offset && point <= l->start_offset)
+                point = start;
+            mutex_unlock(&l->lock);
+            add_line(&recovery, &recovery_count, l, point);
             int64_t high_watermark = o->high_watermark != NULL ? o->high_watermark(o->ctx, l)
                                                                : l->checkpointed_high_watermark;
 
             if (high_watermark >= 0)
                 add_line(&replication, &replication_count, l, high_watermark);
-            if (l->start_offset > 0)
-                add_line(&starts, &start_count, l, l->start_offset);
+            if (start > 0)
+                add_line(&starts, &start_count, l, start);
         }
         log_unref(l);
     }
     free(all);
+    add_unnamed(d, &recovery, &recovery_count, &starts, &start_count);
 
     enum err e = write_text(d, FILE_START_OFFSETS, &starts, start_count, why);
 
     if (e == ERR_NONE)
         e = write_text(d, FILE_RECOVERY, &recovery, recovery_count, why);
+    else
+        log_dir_start_moved(d);
     if (e == ERR_NONE)
         e = write_text(d, FILE_REPLICATION, &replication, replication_count, why);
     text_deinit(&recovery);
@@ -686,11 +838,16 @@ static enum err write_starts(struct log_dir *d, struct errmsg *why)
     struct log **all = log_manager_all(d->manager, &count);
 
     for (size_t i = 0; i < count; i++) {
-        if (all[i]->dir == d && all[i]->start_offset > 0)
-            add_line(&starts, &start_count, all[i], all[i]->start_offset);
+        mutex_lock(&all[i]->lock);
+        int64_t start = all[i]->settled_start;
+
+        mutex_unlock(&all[i]->lock);
+        if (all[i]->dir == d && start > 0)
+            add_line(&starts, &start_count, all[i], start);
         log_unref(all[i]);
     }
     free(all);
+    add_unnamed(d, NULL, NULL, &starts, &start_count);
 
     enum err e = write_text(d, FILE_START_OFFSETS, &starts, start_count, why);
 
@@ -698,10 +855,17 @@ static enum err write_starts(struct log_dir *d, struct errmsg *why)
     return e;
 }
 
+static void settle_start(void *ctx, struct log *l)
+{
+    (void)ctx;
+    log_settle_start(l);
+}
+
 enum err log_manager_save_starts(struct log_manager *m, struct errmsg *why)
 {
     enum err e = ERR_NONE;
 
+    log_manager_each(m, settle_start, NULL); /* not under a lock that who changes a log may want */
     for (int i = 0; i < m->dir_count && e == ERR_NONE; i++) {
         struct log_dir *d = &m->dirs[i];
 
@@ -714,9 +878,9 @@ enum err log_manager_save_starts(struct log_manager *m, struct errmsg *why)
         mutex_unlock(&d->lock);
         if (dirty)
             e = write_starts(d, why);
-        mutex_unlock(&d->checkpoint_lock);
         if (e != ERR_NONE)
             log_dir_start_moved(d); /* still to be done */
+        mutex_unlock(&d->checkpoint_lock);
     }
     return e;
 }
@@ -746,6 +910,7 @@ void log_dir_checkpoint(struct log_dir *d)
 
     if (atomic_load(&d->offline) != NULL)
         return;
+    log_manager_each(d->manager, settle_start, NULL);
 
     enum err e = log_dir_write_checkpoints(d, &why);
 

@@ -97,9 +97,18 @@ MUST_USE enum err log_manager_create(struct log_manager *m, const struct log_ide
 /* [pool] Renames the folder to TOPIC-N.UUID-delete and removes it after file.delete.delay.ms;
  * reads in flight keep their files. */
 void log_manager_delete(struct log_manager *m, struct log *l);
-/* After the image has caught up: sets aside every folder for which keep() says no (D3). */
+/* Whose a folder is, as the image says. */
+enum log_claim {
+    LOG_OURS,     /* this topic id has this name, and the partition is assigned here */
+    LOG_STRAY,    /* neither its id nor its name is one of ours, or another topic had this name */
+    LOG_WRONG_ID, /* the name is one of ours, and the id in the folder is a damaged one */
+};
+/* After the image has caught up: sets aside every folder that is a stray (D3). One whose topic id
+ * is damaged, and a partition that two directories hold, stay where they are, offline with a
+ * reason. claim() sets *right_id with LOG_WRONG_ID. */
 void log_manager_set_aside_strays(struct log_manager *m,
-                                  bool (*keep)(void *ctx, const struct log_identity *id),
+                                  enum log_claim (*claim)(void *ctx, const struct log_identity *id,
+                                                          struct uuid *right_id),
                                   void *ctx);
 
 struct log_dir_view {
@@ -124,10 +133,11 @@ int64_t log_checkpointed_high_watermark(const struct log *l);
 /* How recovery left a partition that had been published and was cut (suspect, [H2]). */
 bool log_was_cut(const struct log *l);
 
-/* The image says that the replica is a member of the ISR under a live leader, or that it is not any
- * more. What recovery cut is removed once the replica is in sync and what it holds is synced. Any
- * thread. */
-void log_set_in_sync(struct log *l, bool in_sync);
+/* The image says that the replica is a member of the ISR under a live leader, with another one:
+ * that one has what was acknowledged. What recovery cut is removed then, once what the log holds is
+ * synced. `alone`: the partition has this replica alone, and nobody else has what was cut: of
+ * several recoveries the last one's is kept. Any thread. */
+void log_set_in_sync(struct log *l, bool in_sync, bool alone);
 
 /* The whole start was clean (every directory had its marker). */
 bool log_manager_started_clean(const struct log_manager *m);

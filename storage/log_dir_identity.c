@@ -140,6 +140,26 @@ static enum err format(struct log_dir *d, struct errmsg *why)
     return file_replace(d->env, path, "version=1\n", strlen("version=1\n"), why);
 }
 
+/* A directory that was just made, and those above it that were made for it, are in their parents
+ * for good. A parent that may not be opened is the operator's, who has made what lies in it. */
+static void sync_parents(struct log_dir *d)
+{
+    char path[LOG_PATH_MAX];
+    struct errmsg why;
+    size_t n = strlen(d->path);
+
+    memcpy(path, d->path, n + 1);
+    while (n > 1) {
+        while (n > 0 && path[n - 1] == '/')
+            n--;
+        while (n > 0 && path[n - 1] != '/')
+            n--;
+        (void)snprintf(path + n, sizeof path - n, "%s", n == 0 ? "." : "");
+        if (dir_sync(d->env, path, &why) != ERR_NONE)
+            log_info(d->logger, "storage", "%s", why.text);
+    }
+}
+
 /* Makes it, takes its lock (D1) and reads whose it is. */
 static enum err take_dir(struct log_dir *d, struct errmsg *why)
 {
@@ -161,6 +181,8 @@ static enum err take_dir(struct log_dir *d, struct errmsg *why)
         e = read_meta(d, why);
     if (e == ERR_NONE && d->has_meta)
         e = check_meta(d->manager, d, why);
+    if (e == ERR_NONE && !d->has_meta)
+        sync_parents(d);
     return e;
 }
 
@@ -189,6 +211,7 @@ enum err log_dir_open(struct log_dir *d, bool adopt, struct errmsg *why)
         return ERR_CONFIG;
     }
     d->clean = s.clean;
+    d->adopted = s.kafka_data && !s.ours;
     if (!s.ours)
         e = format(d, why);
     if (e == ERR_NONE && m->cluster_id[0] == '\0')

@@ -92,7 +92,11 @@ struct log {
     bool metadata_dirty;  /* partition.metadata is not synced */
     bool epochs_saved;    /* there is a leader-epoch-checkpoint, which must be kept true */
     bool was_cut;
-    bool cut_kept, in_sync; /* LOG_CUT_SUFFIX files lie beside it; see log_set_in_sync() */
+    bool cut_kept; /* LOG_CUT_SUFFIX files lie beside it; see log_set_in_sync() */
+    bool in_sync, alone;
+    bool in_sync_synced; /* a sync has succeeded since it is in sync */
+    char **older_cuts;   /* names of those that an earlier recovery left, if this one has cut too */
+    int older_cut_count;
     bool in_active; /* active_node is linked; its neighbours belong to the directory's lock */
     bool syncing;   /* a sync is under way: what it covers stays open */
     _Atomic bool stopping; /* a clean stop: no appends any more; as `closed` */
@@ -100,6 +104,7 @@ struct log {
     _Atomic bool active;    /* touched since the last tick */
     uint32_t truncations;   /* a sync that began before one says nothing */
     uint64_t folder_number; /* of log_dir.folders_made */
+    int64_t settled_start;  /* the start as far as it may be written down; log_settle_start() */
     int64_t stray_snapshot; /* offset of a producer snapshot that belongs to no segment, -1 */
     int64_t checkpointed_high_watermark;
     uint64_t dirty_since_ns; /* 0: all synced */
@@ -122,7 +127,8 @@ struct log_dir {
     char *path;
     struct meta_properties meta;
     struct file *lock_file;
-    bool clean; /* it had a marker at start */
+    bool clean;   /* it had a marker at start */
+    bool adopted; /* it was Kafka's until this start */
     bool has_meta;
 
     _Atomic(const char *) offline;
@@ -180,6 +186,10 @@ MUST_USE enum err log_write_snapshot(struct log *l, int64_t offset, const uint8_
                                      struct errmsg *why);
 /* Removes a file that may not be there; what stays is found again at the next start. */
 void log_discard_file(struct log *l, int64_t base_offset, const char *suffix);
+/* partition.metadata and the names that lead to it are on stable storage when it returns, as must
+ * be before any number that is written down says that the log held records (D3); the folder itself
+ * is synced by then. Under `structure`. */
+MUST_USE enum err log_sync_identity(struct log *l, struct errmsg *why);
 /* Syncs everything below log_end_offset and moves the recovery point; reports to the observer. */
 void log_sync(struct log *l);
 /* Starts the disk on what log_sync() will wait for. */
@@ -203,13 +213,39 @@ bool log_tick(struct log *l, bool space_is_short, bool crowded, int64_t sync_beh
 MUST_USE enum err log_roll(struct log *l, uint64_t want, struct errmsg *why);
 /* Removes the segments that lie wholly below the start offset; under `structure`. */
 int log_delete_below_start(struct log *l);
+/* Removes what lies below the start, and syncs, so that the start may be written down: a start that
+ * is found before records that should be gone, or behind the log's end, is then known to be wrong
+ * (S13). Without `structure`. */
+void log_settle_start(struct log *l);
 /* An error that is not a lack of space takes the log offline. */
 void log_failed(struct log *l, enum err e, const struct errmsg *why);
+
+/* ---- log_check.c: all [pool], without `lock`. ERR_AGAIN: there are new indexes, so take another
+ * view; ERR_CORRUPT: log_failed() must follow. ---- */
+
+/* The indexes of the segment hold what is said of them, in order. Without `structure`. */
+MUST_USE enum err log_check_indexes(struct log *l, struct segment *s, const struct segment_view *v,
+                                    struct errmsg *why);
+/* What is in [from, to), `from` being where a batch should begin, are the batches that were
+ * written there. Without `structure`. */
+MUST_USE enum err log_check(struct log *l, struct segment *s, const struct segment_view *v,
+                            uint64_t from, uint64_t to, struct errmsg *why);
+/* The same for all of it, without a look at its indexes. */
+MUST_USE enum err log_check_whole(struct log *l, struct segment *s, const struct segment_view *v,
+                                  struct errmsg *why);
+/* Records and indexes contradict each other: the segment is walked from its front, and is corrupt,
+ * or gets new indexes (ERR_AGAIN). Without `structure`. */
+MUST_USE enum err log_judge(struct log *l, struct segment *s, struct errmsg *why);
 
 /* ---- recovery.c ---- */
 
 /* Fills a new log from its folder. Never fails: a log that cannot be trusted is offline. */
 void log_recover(struct log *l, int64_t recovery_point, int64_t start_offset);
+
+/* A sound snapshot of the producers at `offset`, where a segment begins, is on stable storage when
+ * it returns (its name is not): made anew from the segments before it where it is missing. Under
+ * `structure`. [pool] */
+MUST_USE enum err log_keep_producers(struct log *l, int64_t offset, struct errmsg *why);
 
 /* The producers as the log says, from the youngest snapshot that fits on. [pool] */
 MUST_USE enum err log_reload_producers(struct log *l, struct errmsg *why);

@@ -5,6 +5,8 @@
 #include "storage/log_internal.h"
 
 #define DECOMPRESSED_BYTES_MAX ((size_t)1 << 30) /* walked through, never held */
+#define CHECK_STEP_BYTES       ((uint64_t)1 << 20)
+#define ATTEMPTS_MAX           4 /* each has new indexes, or files that were put to rest */
 
 /* A reference to the segment that holds `offset` or follows it; NULL when there is none. */
 static struct segment *segment_at(struct log *l, int64_t offset)
@@ -35,11 +37,52 @@ static enum err load_index(const struct index_view *v)
     return file_load(v->file, 0, v->stored_count * index_entry_size(v->kind));
 }
 
+/* Brings and checks `bytes` from the batch on that holds `offset`. */
+static enum err load(struct log *l, struct segment *s, int64_t offset, size_t bytes,
+                     struct errmsg *why)
+{
+    struct segment_view v;
+    struct batch_position at, end;
+    enum err e = log_view_segment(l, s, &v, why);
+
+    if (e != ERR_NONE)
+        return e;
+    mutex_lock(&l->lock);
+    int64_t limit = s->limit_wanted;
+
+    s->limit_wanted = 0;
+    mutex_unlock(&l->lock);
+    e = log_check_indexes(l, s, &v, why);
+    if (e == ERR_NONE)
+        e = load_index(&v.offsets);
+    if (e == ERR_NONE)
+        e = segment_locate_load(&v, offset, 0);
+    if (e == ERR_NONE && offset < v.next_offset) {
+        e = segment_locate(&v, offset, 0, &at);
+        if (e == ERR_NONE && limit > offset)
+            (void)!segment_locate(&v, limit, at.position, &end); /* read, and so in memory */
+        if (e == ERR_CORRUPT || e == ERR_NOT_FOUND) {
+            e = log_judge(l, s, why);
+        } else if (e == ERR_NONE) {
+            bytes = MAX(bytes, (size_t)at.batch.size_bytes);
+            e = log_check(l, s, &v, at.position, at.position + bytes, why);
+        }
+        if (e == ERR_NONE) /* and what a walk to its end reads */
+            e = file_load(
+                v.file, at.position,
+                (size_t)MIN((uint64_t)bytes + 2 * BATCH_READER_SMALL, v.size_bytes - at.position));
+    }
+    if (e != ERR_NONE && why->text[0] == '\0')
+        errmsg_set(why, "%020lld.log: offset %lld cannot be read", (long long)v.base_offset,
+                   (long long)offset);
+    segment_view_drop(&v);
+    return e;
+}
+
 enum err log_load(struct log *l, int64_t offset, size_t bytes)
 {
     struct errmsg why = {""};
-    struct segment_view v;
-    struct batch_position at;
+    enum err e = ERR_AGAIN;
 
     if (log_offline_reason(l) != NULL)
         return ERR_KAFKA_STORAGE_ERROR;
@@ -50,26 +93,9 @@ enum err log_load(struct log *l, int64_t offset, size_t bytes)
         return ERR_NONE;
 
     int slot = log_dir_io_begin(l->dir);
-    enum err e = log_view_segment(l, s, &v, &why);
 
-    if (e == ERR_NONE) {
-        e = load_index(&v.offsets);
-        if (e == ERR_NONE)
-            e = segment_locate_load(&v, offset, 0);
-        if (e == ERR_NONE)
-            e = segment_locate(&v, offset, 0, &at);
-        if (e == ERR_NONE)
-            e = file_load(v.file, at.position, /* and what a walk to its end reads */
-                          (size_t)MIN((uint64_t)MAX(bytes, (size_t)at.batch.size_bytes) +
-                                          2 * BATCH_READER_SMALL,
-                                      v.size_bytes - at.position));
-        if (e == ERR_NOT_FOUND)
-            e = ERR_NONE; /* the segment ends before: the reader will see */
-        if (e != ERR_NONE && why.text[0] == '\0')
-            errmsg_set(&why, "%020lld.log: offset %lld cannot be read", (long long)v.base_offset,
-                       (long long)offset);
-        segment_view_drop(&v);
-    }
+    for (int i = 0; e == ERR_AGAIN && i < ATTEMPTS_MAX; i++)
+        e = load(l, s, offset, bytes, &why);
     log_dir_io_end(l->dir, slot);
     segment_unref(s);
     return refuse(l, e, &why);
@@ -117,66 +143,136 @@ static enum err find_in_batch(const struct segment_view *v, const struct batch_p
     return e;
 }
 
+/* One segment that is searched; its bytes are checked before anything is believed of them. */
+struct search {
+    struct log *log;
+    struct segment *segment;
+    struct segment_view view;
+    struct batch_reader reader;
+    uint64_t checked_end;
+    struct errmsg *why;
+    uint8_t buffer[BATCH_READER_SMALL];
+};
+
+static void search_from(struct search *s, uint64_t position)
+{
+    batch_reader_init(&s->reader, s->view.file, position, s->view.size_bytes, s->buffer,
+                      sizeof s->buffer);
+    s->checked_end = position;
+}
+
+/* The batch at the reader's position. ERR_AGAIN: take another view. */
+static enum err search_next(struct search *s, struct batch_position *at)
+{
+    struct errmsg why;
+    enum err e = ERR_NONE;
+
+    at->position = s->reader.position;
+    if (at->position >= s->checked_end) {
+        uint64_t end = MIN(at->position + CHECK_STEP_BYTES, s->view.size_bytes);
+
+        e = log_check(s->log, s->segment, &s->view, at->position, end, s->why);
+        s->checked_end = end;
+    }
+    if (e == ERR_NONE)
+        e = batch_reader_next(&s->reader, false, &at->batch, &why);
+    return e == ERR_CORRUPT && s->why->text[0] == '\0' ? log_judge(s->log, s->segment, s->why) : e;
+}
+
+/* Whether the time index's entry is about the batch that it names: then it may be believed that
+ * nothing before it is younger. */
+static enum err check_time_entry(struct search *s, const struct index_entry *t)
+{
+    struct batch_position at;
+    enum err e = segment_locate(&s->view, t->value, 0, &at);
+
+    if (e == ERR_NONE) {
+        search_from(s, at.position);
+        e = search_next(s, &at);
+    }
+    if (e == ERR_CORRUPT && s->why->text[0] != '\0')
+        return e;
+    if (e == ERR_CORRUPT || e == ERR_NOT_FOUND ||
+        (e == ERR_NONE && (at.batch.max_timestamp != t->key || at.batch.base_offset > t->value ||
+                           record_batch_last_offset(&at.batch) < t->value)))
+        return log_judge(s->log, s->segment, s->why);
+    return e;
+}
+
 /* Where a walk for a timestamp may begin. */
-static uint64_t timestamp_start(const struct segment_view *v, int64_t timestamp_ms,
-                                int64_t start_offset)
+static enum err timestamp_start(struct search *s, int64_t timestamp_ms, int64_t start_offset,
+                                uint64_t *from)
 {
     struct index_entry t, o;
     int64_t offset = start_offset;
 
-    if (index_floor_key(&v->times, timestamp_ms, &t))
-        offset = MAX(offset, t.value);
-    if (index_floor_key(&v->offsets, offset, &o) && (uint64_t)o.value < v->size_bytes)
-        return (uint64_t)o.value;
-    return 0;
-}
-
-static enum err find_timestamp(const struct segment_view *v, int64_t timestamp_ms,
-                               int64_t start_offset, uint64_t from, struct timestamp_offset *out)
-{
-    uint8_t buffer[BATCH_READER_SMALL];
-    struct batch_position at;
-    struct batch_reader r;
-    struct errmsg why;
-
-    batch_reader_init(&r, v->file, from, v->size_bytes, buffer, sizeof buffer);
-    for (;;) {
-        at.position = r.position;
-
-        enum err e = batch_reader_next(&r, false, &at.batch, &why);
+    *from = 0;
+    if (index_floor_key(&s->view.times, timestamp_ms, &t)) {
+        enum err e = check_time_entry(s, &t);
 
         if (e != ERR_NONE)
             return e;
+        offset = MAX(offset, t.value);
+    }
+    if (index_floor_key(&s->view.offsets, offset, &o) && (uint64_t)o.value < s->view.size_bytes)
+        *from = (uint64_t)o.value;
+    return ERR_NONE;
+}
+
+static enum err find_timestamp(struct search *s, int64_t timestamp_ms, int64_t start_offset,
+                               struct timestamp_offset *out)
+{
+    struct batch_position at;
+    enum err e;
+
+    while ((e = search_next(s, &at)) == ERR_NONE) {
         if (at.batch.max_timestamp < timestamp_ms ||
             record_batch_last_offset(&at.batch) < start_offset)
             continue;
-        e = find_in_batch(v, &at, timestamp_ms, start_offset, false, out);
+        e = find_in_batch(&s->view, &at, timestamp_ms, start_offset, false, out);
         if (e != ERR_NOT_FOUND)
-            return e;
+            break;
     }
+    return e;
 }
 
-/* One segment; ERR_NOT_FOUND when it has no such record. */
-static enum err search_segment(struct log *l, struct segment *s, int64_t timestamp_ms,
-                               struct timestamp_offset *out, struct errmsg *why)
+static enum err search_once(struct search *s, int64_t timestamp_ms, struct timestamp_offset *out)
 {
-    int64_t start = log_start_offset(l);
-    struct segment_view v;
-    enum err e = log_view_segment(l, s, &v, why);
+    int64_t start = log_start_offset(s->log);
+    uint64_t from;
+    enum err e = log_view_segment(s->log, s->segment, &s->view, s->why);
 
     if (e != ERR_NONE)
         return e;
-
-    uint64_t from = timestamp_start(&v, timestamp_ms, start);
-
-    e = find_timestamp(&v, timestamp_ms, start, from, out);
-    if (e != ERR_NONE && from > 0) /* the index may have led astray */
-        e = find_timestamp(&v, timestamp_ms, start, 0, out);
-    if (e == ERR_CORRUPT || e == ERR_IO)
-        errmsg_set(why, "%020lld.log: cannot be searched for a timestamp",
-                   (long long)v.base_offset);
-    segment_view_drop(&v);
+    e = log_check_indexes(s->log, s->segment, &s->view, s->why);
+    if (e == ERR_NONE)
+        e = timestamp_start(s, timestamp_ms, start, &from);
+    if (e == ERR_NONE) {
+        search_from(s, from);
+        e = find_timestamp(s, timestamp_ms, start, out);
+    }
+    segment_view_drop(&s->view);
     return e;
+}
+
+static enum err explain(struct search *s, enum err e)
+{
+    if ((e == ERR_CORRUPT || e == ERR_IO) && s->why->text[0] == '\0')
+        errmsg_set(s->why, "%020lld.log: cannot be searched for a timestamp",
+                   (long long)s->segment->base_offset);
+    return e;
+}
+
+/* One segment; ERR_NOT_FOUND when it has no such record. */
+static enum err search_segment(struct log *l, struct segment *segment, int64_t timestamp_ms,
+                               struct timestamp_offset *out, struct errmsg *why)
+{
+    struct search s = {.log = l, .segment = segment, .why = why};
+    enum err e = ERR_AGAIN;
+
+    for (int i = 0; e == ERR_AGAIN && i < ATTEMPTS_MAX; i++)
+        e = search_once(&s, timestamp_ms, out);
+    return explain(&s, e);
 }
 
 /* The next segment behind `after` whose records may matter; NULL at the end. */
@@ -224,22 +320,15 @@ enum err log_offset_for_timestamp(struct log *l, int64_t timestamp_ms, int64_t o
 }
 
 /* The batch with the greatest timestamp in [start, limit) of a segment, by a walk over headers. */
-static enum err walk_for_max(const struct segment_view *v, int64_t start, int64_t limit,
+static enum err walk_for_max(struct search *s, int64_t start, int64_t limit,
                              struct batch_position *best, bool *found)
 {
-    uint8_t buffer[BATCH_READER_SMALL];
     struct batch_position at;
-    struct batch_reader r;
-    struct errmsg why;
     enum err e;
 
     *found = false;
-    batch_reader_init(&r, v->file, 0, v->size_bytes, buffer, sizeof buffer);
-    for (;;) {
-        at.position = r.position;
-        e = batch_reader_next(&r, false, &at.batch, &why);
-        if (e != ERR_NONE || at.batch.base_offset >= limit)
-            break;
+    search_from(s, 0);
+    while ((e = search_next(s, &at)) == ERR_NONE && at.batch.base_offset < limit) {
         if (record_batch_last_offset(&at.batch) < start ||
             (*found && at.batch.max_timestamp <= best->batch.max_timestamp))
             continue;
@@ -249,34 +338,55 @@ static enum err walk_for_max(const struct segment_view *v, int64_t start, int64_
     return e == ERR_NOT_FOUND ? ERR_NONE : e;
 }
 
-static enum err max_of_segment(struct log *l, struct segment *s, int64_t limit,
+/* The batch that holds `offset`. */
+static enum err locate_checked(struct search *s, int64_t offset, struct batch_position *at)
+{
+    enum err e = segment_locate(&s->view, offset, 0, at);
+
+    if (e == ERR_CORRUPT || e == ERR_NOT_FOUND)
+        return log_judge(s->log, s->segment, s->why);
+    if (e == ERR_NONE) {
+        search_from(s, at->position);
+        e = search_next(s, at);
+    }
+    return e;
+}
+
+static enum err max_once(struct search *s, int64_t offset, int64_t limit,
+                         struct timestamp_offset *best)
+{
+    int64_t start = log_start_offset(s->log);
+    struct batch_position at;
+    bool found = true;
+    enum err e = log_view_segment(s->log, s->segment, &s->view, s->why);
+
+    if (e != ERR_NONE)
+        return e;
+    e = log_check_indexes(s->log, s->segment, &s->view, s->why);
+    if (e == ERR_NONE)
+        e = offset >= start && offset < limit ? locate_checked(s, offset, &at)
+                                              : walk_for_max(s, start, limit, &at, &found);
+    if (e == ERR_NONE && found && at.batch.max_timestamp > best->timestamp_ms)
+        e = find_in_batch(&s->view, &at, 0, 0, true, best);
+    segment_view_drop(&s->view);
+    return e;
+}
+
+static enum err max_of_segment(struct log *l, struct segment *segment, int64_t limit,
                                struct timestamp_offset *best, struct errmsg *why)
 {
-    int64_t start = log_start_offset(l);
-    struct batch_position at;
-    struct segment_view v;
-    bool found = true;
+    struct search s = {.log = l, .segment = segment, .why = why};
+    enum err e = ERR_AGAIN;
 
     mutex_lock(&l->lock);
-    int64_t greatest = s->max_timestamp_ms, offset = s->max_timestamp_offset;
+    int64_t greatest = segment->max_timestamp_ms, offset = segment->max_timestamp_offset;
 
     mutex_unlock(&l->lock);
     if (greatest <= best->timestamp_ms)
         return ERR_NONE;
-
-    enum err e = log_view_segment(l, s, &v, why);
-
-    if (e != ERR_NONE)
-        return e;
-    e = offset >= start && offset < limit ? segment_locate(&v, offset, 0, &at)
-                                          : walk_for_max(&v, start, limit, &at, &found);
-    if (e == ERR_NONE && found && at.batch.max_timestamp > best->timestamp_ms)
-        e = find_in_batch(&v, &at, 0, 0, true, best);
-    if (e != ERR_NONE)
-        errmsg_set(why, "%020lld.log: cannot be searched for a timestamp",
-                   (long long)v.base_offset);
-    segment_view_drop(&v);
-    return e;
+    for (int i = 0; e == ERR_AGAIN && i < ATTEMPTS_MAX; i++)
+        e = max_once(&s, offset, limit, best);
+    return explain(&s, e);
 }
 
 enum err log_max_timestamp(struct log *l, int64_t offset_limit, struct timestamp_offset *out)

@@ -16,6 +16,16 @@ struct removal {
     char *path;
 };
 
+/* A folder in which nothing says whose it is. */
+struct unnamed {
+    struct list_node node;
+    struct log_dir *dir;
+    struct log_identity id; /* by its name; no topic id */
+    int64_t recovery_point, start_offset;
+    bool held_records;
+    struct errmsg why;
+};
+
 #define FILE_META          "meta.properties"
 #define FILE_LOCK          ".lock"
 #define FILE_FORMAT        "fluxmq-format"
@@ -39,6 +49,7 @@ struct log_manager {
 
     struct mutex lock;
     struct hmap by_id;    /* struct log, one reference each */
+    struct list unnamed;  /* struct unnamed */
     struct list removals; /* struct removal: folders that wait for file.delete.delay.ms */
     uint64_t retention_due_ns, checkpoint_due_ns;
     bool ticking, maintaining, removing; /* the job is queued or runs */

@@ -211,37 +211,131 @@ static void say_progress(struct dir_opening *d)
              atomic_load(&d->recovered), d->folder_count);
 }
 
-/* The topic id that the folder says; false: it cannot be told whose it is. */
-static bool read_identity(struct log_dir *d, const char *folder, struct log_identity *id)
+/* Zeros, or the front of an identity and zeros: it was being written, and was not synced, when the
+ * power failed. */
+static bool is_unfinished(const uint8_t *p, size_t size)
+{
+    struct text t = {.ptr = NULL};
+    struct uuid none = {{0}};
+    size_t written = strnlen((const char *)p, size), known;
+
+    for (size_t i = written; i < size; i++) {
+        if (p[i] != 0)
+            return false;
+    }
+    partition_metadata_format(&t, &none);
+    known = MIN(written, t.size - (UUID_TEXT_SIZE - 1));
+
+    bool unfinished = written < t.size && memcmp(p, t.ptr, known) == 0;
+
+    text_deinit(&t);
+    return unfinished;
+}
+
+static void look_for_records(void *ctx, const struct dir_entry *e)
+{
+    int64_t ignored;
+
+    if (!e->is_dir && e->size_bytes > 0 && segment_name_offset(e->name, ".log", &ignored))
+        *(bool *)ctx = true;
+}
+
+/* The topic id that the folder says; ERR_NOT_FOUND, ERR_MALFORMED: it cannot be told whose it is.
+ * *blank: nothing was ever written there, or it did not survive. */
+static enum err read_identity(struct log_dir *d, const char *folder, struct log_identity *id,
+                              bool *blank, struct errmsg *why)
 {
     char path[LOG_PATH_MAX], name[320];
-    struct errmsg why = {""};
+    struct errmsg what = {""};
     uint8_t *p;
     size_t size;
 
+    *blank = true;
     (void)snprintf(name, sizeof name, "%s/partition.metadata", folder);
-    if (!log_dir_path(d, name, path))
-        return false;
+    (void)log_dir_path(d, name, path);
 
-    enum err e = file_slurp(d->env, path, METADATA_BYTES_MAX, &p, &size, &why);
+    enum err e = file_slurp(d->env, path, METADATA_BYTES_MAX, &p, &size, &what);
 
+    if (e == ERR_NOT_FOUND) {
+        errmsg_set(why, "%s: is missing", path);
+        return e;
+    }
+    *blank = false;
     if (e == ERR_NONE) {
-        e = partition_metadata_parse(p, size, &id->topic_id, &why);
+        *blank = is_unfinished(p, size);
+        e = partition_metadata_parse(p, size, &id->topic_id, &what);
         free(p);
     }
     if (e != ERR_NONE)
-        log_error(d->logger, "storage", "%s: %s; the folder is left as it is and not served", path,
-                  why.text);
-    return e == ERR_NONE;
+        errmsg_set(why, "%s: %s", path, what.text);
+    return e;
+}
+
+/* A folder that cannot tell whose it is. It held records if a checkpoint names it, or if it has
+ * some and a name was written once: then nothing else takes its name. Records under a name that
+ * never reached the disk, and that no checkpoint knows, were lost together with it. */
+static void note_unnamed(struct dir_opening *d, const char *folder, const struct log_identity *id,
+                         bool blank, const struct errmsg *why)
+{
+    struct unnamed *u = xcalloc(1, sizeof *u);
+    struct log_manager *m = d->dir->manager;
+    char path[LOG_PATH_MAX];
+    struct errmsg ignored;
+    bool records = false;
+
+    *u = (struct unnamed){.dir = d->dir, .id = *id, .why = *why};
+    u->recovery_point = MAX(checked_offset(&d->checks, folder, CHECK_RECOVERY), (int64_t)0);
+    u->start_offset = MAX(checked_offset(&d->checks, folder, CHECK_START), (int64_t)0);
+    (void)log_dir_path(d->dir, folder, path);
+    if (dir_list(d->dir->env, path, look_for_records, &records, &ignored) != ERR_NONE)
+        records = true;
+    u->held_records = u->recovery_point > 0 || u->start_offset > 0 || (records && !blank);
+    log_error(d->dir->logger, "storage", "%s is left as it is and not served: %s", folder,
+              why->text);
+    mutex_lock(&m->lock);
+    list_push_back(&m->unnamed, &u->node);
+    mutex_unlock(&m->lock);
+}
+
+/* Nothing says that the folder's identity was ever synced: it is written once more, so that the
+ * next sync is certain to write it (after one that failed the page cache alone may have it), and
+ * the log's durable end waits for that (D3). */
+static void renew_identity(struct log *l)
+{
+    struct text t = {.ptr = NULL};
+    char path[LOG_PATH_MAX];
+    struct errmsg why = {""};
+    struct file *f;
+
+    log_path(l, "partition.metadata", path);
+
+    enum err e = file_open(l->env, path, 0, &f, &why);
+
+    if (e == ERR_NONE) {
+        partition_metadata_format(&t, &l->id.topic_id);
+        e = file_write(f, 0, t.ptr, t.size, &why);
+        file_unref(f);
+        text_deinit(&t);
+    }
+    if (e != ERR_NONE)
+        log_set_offline(l, "%s", why.text);
+    l->metadata_dirty = l->directory_dirty = true;
+    l->folder_number = atomic_fetch_add(&l->dir->folders_made, 1) + 1;
 }
 
 static void recover_folder(struct dir_opening *d, const char *folder)
 {
     struct log_manager *m = d->dir->manager;
+    struct errmsg why = {""};
     struct log_identity id;
+    bool blank;
 
-    if (!folder_name_parse(folder, &id) || !read_identity(d->dir, folder, &id))
+    if (!folder_name_parse(folder, &id))
         return;
+    if (read_identity(d->dir, folder, &id, &blank, &why) != ERR_NONE) {
+        note_unnamed(d, folder, &id, blank, &why);
+        return;
+    }
 
     struct log *l = log_new(d->dir, &id, &m->options.default_config);
     int64_t recovery_point = checked_offset(&d->checks, folder, CHECK_RECOVERY);
@@ -249,6 +343,8 @@ static void recover_folder(struct dir_opening *d, const char *folder)
 
     l->checkpointed_high_watermark = checked_offset(&d->checks, folder, CHECK_REPLICATION);
     log_recover(l, MAX(recovery_point, (int64_t)0), MAX(start, (int64_t)0));
+    if (recovery_point <= 0 && start <= 0 && log_offline_reason(l) == NULL)
+        renew_identity(l);
     log_manager_insert(m, l);
 
     int64_t most = m->options.open_logs_max / m->dir_count;
@@ -300,6 +396,17 @@ static bool ends_with(const char *name, const char *suffix)
     return n > m && strcmp(name + n - m, suffix) == 0;
 }
 
+/* TOPIC-N.<32 hex digits>-delete, as log_dir_set_folder_aside() names it (a long topic is cut), and
+ * Kafka. What else an operator calls -delete is his. */
+static bool is_deleted(const char *name)
+{
+    static const char suffix[] = "-delete";
+    size_t n = strlen(name), tail = 33 + sizeof suffix - 1;
+
+    return n > tail && ends_with(name, suffix) && name[n - tail] == '.' &&
+           strspn(name + n - tail + 1, "0123456789abcdef") >= 32;
+}
+
 /* The clean state has its entries in the order of folder names, as the listing has. */
 static bool open_clean(struct survey *s, const char *folder)
 {
@@ -343,12 +450,13 @@ static void survey_entry(void *ctx, const struct dir_entry *e)
 
     if (!e->is_dir)
         return;
-    if (ends_with(e->name, "-delete")) { /* of a topic with many partitions it takes seconds */
+    if (is_deleted(e->name)) { /* of a topic with many partitions it takes seconds */
         if (log_dir_path(d->dir, e->name, path))
             log_manager_remove_later(d->dir->manager, path, 0);
         return;
     }
-    if (ends_with(e->name, "-stray") || !folder_name_parse(e->name, &id))
+    if (ends_with(e->name, "-stray") || ends_with(e->name, "-delete") ||
+        !folder_name_parse(e->name, &id))
         return;
     if (is_internal(&id)) {
         log_info(d->dir->logger, "storage", "%s/%s: Kafka's internal log is left untouched",

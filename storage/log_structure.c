@@ -48,6 +48,24 @@ void log_failed(struct log *l, enum err e, const struct errmsg *why)
     mutex_unlock(&l->lock);
 }
 
+/* One that is gone is a hint that is gone: log_check_indexes() makes it anew. */
+static enum err open_index(struct log *l, struct segment *s, const char *suffix, struct file **out,
+                           struct errmsg *why)
+{
+    char path[LOG_PATH_MAX];
+
+    segment_path(l, s->base_offset, suffix, path);
+
+    enum err e = file_open(l->env, path, 0, out, why);
+
+    if (e != ERR_NOT_FOUND)
+        return e;
+    mutex_lock(&l->lock);
+    s->index_checked = false;
+    mutex_unlock(&l->lock);
+    return ERR_NONE;
+}
+
 /* Opens what is closed; the file must hold what the segment says. Under `lock` only in between. */
 static enum err open_segment(struct log *l, struct segment *s, struct errmsg *why)
 {
@@ -77,14 +95,10 @@ static enum err open_segment(struct log *l, struct segment *s, struct errmsg *wh
     /* Room that could not be given back before the power went. */
     if (e == ERR_NONE && log_file != NULL && active && file_size(log_file) > size)
         e = file_truncate(log_file, size, why);
-    if (e == ERR_NONE && need_offsets) {
-        segment_path(l, s->base_offset, ".index", path);
-        e = file_open(l->env, path, 0, &offsets, why);
-    }
-    if (e == ERR_NONE && need_times) {
-        segment_path(l, s->base_offset, ".timeindex", path);
-        e = file_open(l->env, path, 0, &times, why);
-    }
+    if (e == ERR_NONE && need_offsets)
+        e = open_index(l, s, ".index", &offsets, why);
+    if (e == ERR_NONE && need_times)
+        e = open_index(l, s, ".timeindex", &times, why);
 
     struct file *spare[3] = {log_file, offsets, times};
 
@@ -248,7 +262,8 @@ static enum err ready(struct file *f, uint64_t end, uint64_t end_needed, struct 
     return e;
 }
 
-/* `f` is NULL when the segment was at rest. */
+/* `f` is NULL when the segment was at rest. The room may be there again after a power failure:
+ * recovery takes zeros at the end of a segment for what they are. */
 static void trim_sealed(struct log *l, struct segment *s, struct file *f)
 {
     struct errmsg why = {""};
@@ -583,9 +598,10 @@ bool log_tick(struct log *l, bool space_is_short, bool crowded, int64_t sync_beh
 struct sync_set {
     struct file **files;
     int count;
-    int64_t end_offset;
+    int64_t start_offset, end_offset;
     uint32_t truncations;
     bool directory, metadata;
+    bool in_sync, cut_is_due; /* when it began */
     struct text epochs;
 };
 
@@ -599,7 +615,15 @@ static void add_file(struct sync_set *set, struct file *f)
  * file for them. */
 static bool epochs_are_due(const struct log *l) REQUIRES(l->lock)
 {
-    return l->epochs.dirty && (l->epochs_saved || l->segment_count > 1);
+    return l->epochs.dirty &&
+           (l->epochs_saved || l->segment_count > 1 ||
+            (l->segment_count > 0 && l->start_offset > l->segments[0]->base_offset)); /* S13 */
+}
+
+/* Whether a sync lets go of something that recovery had cut. */
+static bool cut_is_due(const struct log *l) REQUIRES(l->lock)
+{
+    return l->cut_kept && (l->in_sync || (l->alone && l->older_cut_count > 0));
 }
 
 static bool pick_up(struct log *l, struct sync_set *set)
@@ -611,6 +635,7 @@ static bool pick_up(struct log *l, struct sync_set *set)
     }
     l->syncing = true;
     set->files = xmalloc(((size_t)l->segment_count * 3 + 1) * sizeof(struct file *));
+    set->start_offset = l->start_offset;
     set->end_offset = l->end_offset;
     set->truncations = l->truncations;
     for (int i = 0; i < l->segment_count; i++) {
@@ -628,12 +653,14 @@ static bool pick_up(struct log *l, struct sync_set *set)
     }
     set->directory = l->directory_dirty;
     set->metadata = l->metadata_dirty;
+    set->in_sync = l->in_sync;
+    set->cut_is_due = cut_is_due(l);
     if (epochs_are_due(l)) {
         leader_epochs_format(&l->epochs, &set->epochs);
         l->epochs.dirty = false;
         l->epochs_saved = true;
     }
-    l->directory_dirty = l->metadata_dirty = false;
+    l->directory_dirty = false;
     l->dirty_since_ns = 0;
     mutex_unlock(&l->lock);
     return true;
@@ -657,11 +684,17 @@ static enum err sync_parent(struct log *l, struct errmsg *why)
     return e;
 }
 
-static enum err sync_metadata(struct log *l, struct errmsg *why)
+enum err log_sync_identity(struct log *l, struct errmsg *why)
 {
     char path[LOG_PATH_MAX];
     struct file *f;
 
+    mutex_lock(&l->lock);
+    bool dirty = l->metadata_dirty;
+
+    mutex_unlock(&l->lock);
+    if (!dirty)
+        return ERR_NONE;
     log_path(l, "partition.metadata", path);
 
     enum err e = file_open(l->env, path, 0, &f, why);
@@ -670,7 +703,14 @@ static enum err sync_metadata(struct log *l, struct errmsg *why)
         return e;
     e = file_sync(f, why);
     file_unref(f);
-    return e == ERR_NONE ? sync_parent(l, why) : e;
+    if (e == ERR_NONE)
+        e = sync_parent(l, why);
+    if (e == ERR_NONE) {
+        mutex_lock(&l->lock);
+        l->metadata_dirty = false;
+        mutex_unlock(&l->lock);
+    }
+    return e;
 }
 
 /* What is written by name, which a deletion may be changing. */
@@ -693,7 +733,7 @@ static enum err sync_names(struct log *l, const struct sync_set *set, struct err
     if (e == ERR_NONE && set->directory)
         e = dir_sync(l->env, path, why);
     if (e == ERR_NONE && set->metadata)
-        e = sync_metadata(l, why);
+        e = log_sync_identity(l, why);
     return e;
 }
 
@@ -718,7 +758,7 @@ static void sync_once(struct log *l)
     struct sync_set set = {.count = 0};
     struct errmsg why = {""};
     struct log_observer observer;
-    bool moved = false;
+    bool moved = false, settled = false;
 
     if (!pick_up(l, &set))
         return;
@@ -749,10 +789,19 @@ static void sync_once(struct log *l)
         atomic_store_explicit(&l->recovery_point, set.end_offset, memory_order_release);
         moved = true;
     }
-    if (l->cut_kept && l->in_sync)
+    if (set.truncations == l->truncations && set.start_offset > l->settled_start &&
+        !epochs_are_due(l) &&
+        (l->segment_count < 2 || l->segments[1]->base_offset > set.start_offset)) {
+        l->settled_start = set.start_offset;
+        settled = true;
+    }
+    l->in_sync_synced = l->in_sync && set.in_sync && set.truncations == l->truncations;
+    if (set.cut_is_due && cut_is_due(l))
         log_want(l, LOG_WORK_DISCARD_CUT);
     observer = l->observer;
     mutex_unlock(&l->lock);
+    if (settled)
+        log_dir_start_moved(l->dir); /* what was written meanwhile does not have it */
     log_kick(l);
     if (moved && observer.on_durable != NULL)
         observer.on_durable(observer.ctx, l);
@@ -882,15 +931,36 @@ bool log_stop_end(struct log *l)
 
 /* ---- what recovery had cut ---- */
 
-void log_set_in_sync(struct log *l, bool in_sync)
+void log_set_in_sync(struct log *l, bool in_sync, bool alone)
 {
     mutex_lock(&l->lock);
-    bool due = in_sync && !l->in_sync && l->cut_kept;
+    bool due = cut_is_due(l);
 
     l->in_sync = in_sync;
+    l->in_sync_synced = l->in_sync_synced && in_sync;
+    l->alone = alone;
+    due = !due && cut_is_due(l);
     mutex_unlock(&l->lock);
     if (due)
         log_request_sync(l);
+}
+
+/* False when it could not be removed. */
+static bool discard_cut_file(struct log *l, const char *file, const char *reason)
+{
+    char path[LOG_PATH_MAX], name[288];
+    struct errmsg why;
+
+    log_path(l, file, path);
+    log_name(l, name);
+
+    enum err e = disk_unlink(l->env, path, &why);
+
+    if (e == ERR_NONE)
+        log_info(l->logger, "storage", "%s: %s: %s is removed", name, reason, file);
+    else if (e != ERR_NOT_FOUND)
+        log_warn(l->logger, "storage", "%s", why.text);
+    return e == ERR_NONE || e == ERR_NOT_FOUND;
 }
 
 struct cut_files {
@@ -898,24 +968,25 @@ struct cut_files {
     bool left; /* one that could not be removed */
 };
 
-static void discard_cut_file(void *ctx, const struct dir_entry *e)
+static void discard_each_cut(void *ctx, const struct dir_entry *e)
 {
     struct cut_files *c = ctx;
     size_t n = strlen(e->name), suffix = strlen(LOG_CUT_SUFFIX);
-    char path[LOG_PATH_MAX], name[288];
-    struct errmsg why;
 
-    if (e->is_dir || n < suffix || strcmp(e->name + n - suffix, LOG_CUT_SUFFIX) != 0)
-        return;
-    log_path(c->log, e->name, path);
-    log_name(c->log, name);
-    if (disk_unlink(c->log->env, path, &why) != ERR_NONE) {
-        log_warn(c->log->logger, "storage", "%s", why.text);
+    if (!e->is_dir && n >= suffix && strcmp(e->name + n - suffix, LOG_CUT_SUFFIX) == 0 &&
+        !discard_cut_file(c->log, e->name, "in sync again"))
         c->left = true;
-        return;
+}
+
+static void discard_older_cuts(struct log *l)
+{
+    for (int i = 0; i < l->older_cut_count; i++) {
+        (void)discard_cut_file(l, l->older_cuts[i], "what was cut after it is kept");
+        free(l->older_cuts[i]);
     }
-    log_info(c->log->logger, "storage", "%s: in sync again: %s (%llu bytes) is removed", name,
-             e->name, (unsigned long long)e->size_bytes);
+    mutex_lock(&l->lock);
+    l->older_cut_count = 0;
+    mutex_unlock(&l->lock);
 }
 
 static void discard_cut(struct log *l)
@@ -924,8 +995,13 @@ static void discard_cut(struct log *l)
     char path[LOG_PATH_MAX];
     struct errmsg why;
 
+    mutex_lock(&l->lock);
+    bool all = l->in_sync_synced;
+
+    mutex_unlock(&l->lock);
+    discard_older_cuts(l);
     log_path(l, "", path);
-    if (dir_list(l->env, path, discard_cut_file, &c, &why) != ERR_NONE)
+    if (!all || dir_list(l->env, path, discard_each_cut, &c, &why) != ERR_NONE)
         return; /* what stays is found again at the next start */
     mutex_lock(&l->lock);
     l->cut_kept = c.left;

@@ -68,12 +68,49 @@ static enum err roll_when_all_gone(struct log *l, struct errmsg *why)
     return e == ERR_NONE ? sync_folder(l, why) : e;
 }
 
+/* What the segments that go say of producers is in a snapshot at their end, and that is on stable
+ * storage, with its name, before they go: else a power failure would let a batch that is sent again
+ * be stored twice (P5). *end: where the last one ends, -1: none goes. */
+static enum err keep_producers(struct log *l, int64_t *end, struct errmsg *why)
+{
+    *end = -1;
+    mutex_lock(&l->lock);
+    for (int i = 1; i < l->segment_count && l->segments[i]->base_offset <= l->start_offset; i++)
+        *end = l->segments[i]->base_offset;
+
+    bool none = producer_state_count(&l->producers) == 0; /* those that there were have expired */
+
+    mutex_unlock(&l->lock);
+    if (*end < 0 || none)
+        return ERR_NONE;
+
+    enum err e = log_keep_producers(l, *end, why);
+
+    return e == ERR_NONE ? sync_folder(l, why) : e;
+}
+
+/* Before a start may be written down. */
+static enum err keep_identity(struct log *l, bool names_changed, struct errmsg *why)
+{
+    mutex_lock(&l->lock);
+    bool moved = l->start_offset > l->settled_start;
+
+    mutex_unlock(&l->lock);
+
+    enum err e = names_changed || moved ? sync_folder(l, why) : ERR_NONE;
+
+    return e == ERR_NONE && moved ? log_sync_identity(l, why) : e;
+}
+
 int log_delete_below_start(struct log *l)
 {
     struct errmsg why = {""};
     int count = 0;
+    int64_t end = -1;
     enum err e = roll_when_all_gone(l, &why);
 
+    if (e == ERR_NONE)
+        e = keep_producers(l, &end, &why);
     if (e != ERR_NONE) {
         log_failed(l, e, &why);
         return 0;
@@ -81,7 +118,7 @@ int log_delete_below_start(struct log *l)
     mutex_lock(&l->lock);
     struct segment **gone = xmalloc(((size_t)l->segment_count + 1) * sizeof(struct segment *));
 
-    while (count + 1 < l->segment_count && l->segments[count + 1]->base_offset <= l->start_offset) {
+    while (count + 1 < l->segment_count && l->segments[count + 1]->base_offset <= end) {
         gone[count] = l->segments[count];
         count++;
     }
@@ -97,7 +134,52 @@ int log_delete_below_start(struct log *l)
         segment_unref(gone[i]);
     }
     free(gone);
+    e = keep_identity(l, count > 0, &why);
+    if (e != ERR_NONE) {
+        log_failed(l, e, &why);
+        return count;
+    }
+    mutex_lock(&l->lock);
+    bool settled = l->settled_start < l->start_offset &&
+                   (l->segment_count == 0 || l->start_offset <= l->segments[0]->base_offset);
+
+    if (settled)
+        l->settled_start = l->start_offset; /* what is left begins with a name that is synced */
+    mutex_unlock(&l->lock);
+    if (settled)
+        log_dir_start_moved(l->dir); /* what was written meanwhile does not have it */
     return count;
+}
+
+static bool is_settled(struct log *l)
+{
+    mutex_lock(&l->lock);
+    bool settled = l->settled_start >= l->start_offset || log_offline_reason(l) != NULL ||
+                   l->closed || l->stopping;
+
+    mutex_unlock(&l->lock);
+    return settled;
+}
+
+void log_settle_start(struct log *l)
+{
+    if (is_settled(l))
+        return;
+    mutex_lock(&l->structure);
+    if (!is_settled(l))
+        (void)log_delete_below_start(l);
+    mutex_unlock(&l->structure);
+    if (!is_settled(l))
+        log_sync(l);
+}
+
+bool log_start_is_settled(struct log *l, int64_t offset)
+{
+    mutex_lock(&l->lock);
+    bool settled = l->settled_start >= offset;
+
+    mutex_unlock(&l->lock);
+    return settled;
 }
 
 enum err log_advance_start(struct log *l, int64_t offset)
@@ -290,6 +372,7 @@ static enum err rebuild(struct log *l, const struct segment *old, int64_t offset
         segment_unref(s);
         return e;
     }
+    checked_add(&s->checked, 0, s->size_bytes, s->next_offset);
     *out = s;
     return ERR_NONE;
 }
@@ -312,7 +395,9 @@ static enum err cut_segment(struct log *l, struct segment *old, int64_t offset, 
     segment_file_name(old->base_offset, ".log.fluxmq-cut", name);
     log_path(l, name, fresh_path);
 
-    e = segment_locate(&v, offset, 0, &at);
+    e = log_check_whole(l, old, &v, why); /* by its own word alone is it known where to cut */
+    if (e == ERR_NONE)
+        e = segment_locate(&v, offset, 0, &at);
     if (e == ERR_NOT_FOUND) { /* it ends before the offset already */
         at.position = v.size_bytes;
         e = ERR_NONE;
@@ -399,6 +484,55 @@ static enum err truncate_files(struct log *l, int64_t offset, struct errmsg *why
     return cut_segment(l, last, offset, why);
 }
 
+/* Holds appends off until end_cut(), where there is something to cut; false: refused. */
+static bool begin_cut(struct log *l, bool nothing) REQUIRES(l->structure)
+{
+    mutex_lock(&l->lock);
+    bool refused = log_offline_reason(l) != NULL || l->closed || l->stopping;
+
+    l->room_closed = !nothing && !refused;
+    mutex_unlock(&l->lock);
+    return !refused;
+}
+
+static void end_cut(struct log *l, enum err e, const struct errmsg *why) REQUIRES(l->structure)
+{
+    log_failed(l, e, why);
+    mutex_lock(&l->lock);
+    l->room_closed = false;
+    l->truncating = false;
+    mutex_unlock(&l->lock);
+}
+
+static void set_cut_end(struct log *l, int64_t offset)
+{
+    mutex_lock(&l->lock);
+    struct segment *last = log_active(l);
+
+    if (last != NULL) /* a batch is never cut: the one that holds the offset went whole */
+        offset = MIN(offset, last->next_offset);
+    set_end(l, offset);
+    if (l->start_offset > offset)
+        atomic_store_explicit(&l->start_offset, offset, memory_order_release);
+    l->settled_start = MIN(l->settled_start, offset);
+    if (last != NULL)
+        last->sealed = false; /* it takes appends again */
+    if (l->stray_snapshot > offset)
+        l->stray_snapshot = -1; /* the reload below removes it */
+    mutex_unlock(&l->lock);
+}
+
+/* Epochs that begin at the end have no records: their leader never wrote here. */
+static void drop_empty_epochs(struct log *l)
+{
+    mutex_lock(&l->lock);
+    leader_epochs_truncate_end(&l->epochs, l->end_offset);
+    if (l->epochs.dirty && l->dirty_since_ns == 0)
+        l->dirty_since_ns = 1;
+    log_touch(l);
+    mutex_unlock(&l->lock);
+}
+
 enum err log_truncate(struct log *l, int64_t offset)
 {
     struct errmsg why = {""};
@@ -407,42 +541,103 @@ enum err log_truncate(struct log *l, int64_t offset)
     if (offset < 0)
         return ERR_OFFSET_OUT_OF_RANGE;
     mutex_lock(&l->structure);
-    mutex_lock(&l->lock);
-    bool nothing = offset >= l->end_offset;
-    bool refused = log_offline_reason(l) != NULL || l->closed || l->stopping;
+    bool nothing = offset >= log_end_offset(l);
+    bool may = begin_cut(l, nothing);
 
-    l->room_closed = !nothing && !refused;
-    mutex_unlock(&l->lock);
-    if (!nothing && !refused) {
+    if (may && nothing)
+        drop_empty_epochs(l);
+    if (may && !nothing) {
         e = lower_recovery_point(l, offset, &why);
         if (e == ERR_NONE)
             e = truncate_files(l, offset, &why);
         if (e == ERR_NONE) {
-            mutex_lock(&l->lock);
-            struct segment *last = log_active(l);
-
-            if (last != NULL) /* a batch is never cut: the one that holds the offset went whole */
-                offset = MIN(offset, last->next_offset);
-            set_end(l, offset);
-            if (l->start_offset > offset)
-                atomic_store_explicit(&l->start_offset, offset, memory_order_release);
-            if (last != NULL)
-                last->sealed = false; /* it takes appends again */
-            if (l->stray_snapshot > offset)
-                l->stray_snapshot = -1; /* the reload below removes it */
-            mutex_unlock(&l->lock);
+            set_cut_end(l, offset);
             /* An emptied log keeps its end as the name of an empty segment. */
-            e = last == NULL ? log_roll(l, 0, &why) : ERR_NONE;
-            if (e == ERR_NONE)
-                e = log_reload_producers(l, &why);
+            e = l->segment_count == 0 ? log_roll(l, 0, &why) : ERR_NONE;
         }
-        log_failed(l, e, &why);
-        mutex_lock(&l->lock);
-        l->room_closed = false;
-        l->truncating = false;
-        mutex_unlock(&l->lock);
+        if (e == ERR_NONE)
+            e = log_reload_producers(l, &why);
+        end_cut(l, e, &why);
     }
     mutex_unlock(&l->structure);
     log_kick(l);
-    return refused || e != ERR_NONE ? ERR_KAFKA_STORAGE_ERROR : ERR_NONE;
+    return !may || e != ERR_NONE ? ERR_KAFKA_STORAGE_ERROR : ERR_NONE;
+}
+
+/* ---- beginning anew ---- */
+
+/* What is written down must be true of a log of which only the front is left, and of an empty one
+ * that begins at `offset`: the youngest segments go first. */
+static enum err lower_checkpoints(struct log *l, int64_t offset, struct errmsg *why)
+{
+    mutex_lock(&l->lock);
+    int64_t first = l->segment_count > 0 ? l->segments[0]->base_offset : offset;
+    int64_t point = MIN(first, offset);
+
+    l->settled_start = MIN(l->settled_start, point);
+    if (l->start_offset > point)
+        atomic_store_explicit(&l->start_offset, point, memory_order_release);
+    if (l->recovery_point > point)
+        atomic_store_explicit(&l->recovery_point, point, memory_order_release);
+    l->truncating = true;
+    mutex_unlock(&l->lock);
+    return log_dir_write_checkpoints(l->dir, why);
+}
+
+static void set_empty(struct log *l, int64_t offset)
+{
+    mutex_lock(&l->lock);
+    set_end(l, MIN(offset, l->end_offset)); /* also what hangs on it */
+    atomic_store_explicit(&l->end_offset, offset, memory_order_release);
+    atomic_store_explicit(&l->start_offset, offset, memory_order_release);
+    atomic_store_explicit(&l->recovery_point, offset, memory_order_release);
+    l->epochs.dirty = l->epochs.dirty || l->epochs.count > 0;
+    l->epochs.count = 0;
+    l->stray_snapshot = -1;
+    mutex_unlock(&l->lock);
+}
+
+enum err log_restart(struct log *l, int64_t offset)
+{
+    struct errmsg why = {""};
+    enum err e = ERR_NONE;
+
+    if (offset < 0)
+        return ERR_OFFSET_OUT_OF_RANGE;
+    mutex_lock(&l->structure);
+    bool may = begin_cut(l, false);
+
+    if (may) {
+        e = lower_checkpoints(l, offset, &why);
+        if (e == ERR_NONE) {
+            take_out(l, 0);
+            set_empty(l, offset);
+            e = log_roll(l, 0, &why); /* its name says where the log begins */
+        }
+        if (e == ERR_NONE)
+            e = sync_folder(l, &why);
+        if (e == ERR_NONE)
+            e = log_sync_identity(l, &why);
+        if (e == ERR_NONE)
+            e = log_reload_producers(l, &why);
+        if (e == ERR_NONE) {
+            mutex_lock(&l->lock);
+            l->settled_start = offset;
+            mutex_unlock(&l->lock);
+        }
+        end_cut(l, e, &why);
+        log_dir_start_moved(l->dir);
+    }
+    mutex_unlock(&l->structure);
+    log_kick(l);
+    return !may || e != ERR_NONE ? ERR_KAFKA_STORAGE_ERROR : ERR_NONE;
+}
+
+enum err log_save_checkpoints(struct log *l)
+{
+    struct errmsg why = {""};
+    enum err e = log_dir_write_checkpoints(l->dir, &why);
+
+    log_failed(l, e, &why);
+    return e == ERR_NONE ? ERR_NONE : ERR_KAFKA_STORAGE_ERROR;
 }

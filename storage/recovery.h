@@ -5,7 +5,7 @@
  *  - above it the log ends before the first batch that is not whole and valid, or that contradicts
  *    what lies before it: a gap, an overlap of two segments, a leader epoch that goes back. Zeros
  *    behind it were preallocated; anything else is kept beside the log as BASE.OFFSET.unsynced.cut,
- *    later segments as BASE.log.unsynced.cut, until the replica is in sync (log_set_in_sync());
+ *    later segments as BASE.log.unsynced.cut, until another replica has them (log_set_in_sync());
  *  - indexes, epochs and producer snapshots are hints: what is sound is used, the rest is made anew
  *    from the batches.
  * A start never fails for one bad file: the log is offline with a reason. What is cut, and under
@@ -28,7 +28,8 @@ struct folder {
     int snapshot_count;
     char **leftovers; /* names of files that a crash left and nobody needs */
     int leftover_count;
-    bool has_cut; /* what an earlier recovery cut */
+    char **cuts; /* names of what an earlier recovery cut */
+    int cut_count;
 };
 MUST_USE enum err folder_read(struct env *env, const char *path, struct folder *out,
                               struct errmsg *why);

@@ -267,11 +267,20 @@ static void plan_finding(struct repair_plan *p, const char *folder, const struct
     }
 }
 
+static bool epoch_is_planned(const struct repair_plan *p, const char *folder)
+{
+    for (size_t i = 0; i < p->count; i++) {
+        if (p->v[i].kind == REPAIR_PATCH_EPOCH && strcmp(p->v[i].folder, folder) == 0)
+            return true;
+    }
+    return false;
+}
+
 void repair_plan_partition(struct repair_plan *p, struct env *env, const char *folder,
                            const struct partition_facts *facts, const struct verify_report *r)
 {
     bool epochs_go_back;
-    const struct finding *cut = first_damage(env, r, &epochs_go_back);
+    const struct finding *cut = first_damage(env, r, &epochs_go_back), *goes_back = NULL;
 
     if (r->weights[FINDING_DAMAGE] == 0)
         return;
@@ -288,10 +297,16 @@ void repair_plan_partition(struct repair_plan *p, struct env *env, const char *f
         if (cut != NULL && (f == cut || (f->base_offset >= 0 && !is_before(f, cut) &&
                                          f->kind != FINDING_PARTITION_METADATA)))
             continue;
-        if (cut != NULL && f->kind == FINDING_EPOCHS)
+        if (cut != NULL && f->kind == FINDING_EPOCHS && !epochs_go_back)
             continue;
+        if (f->kind == FINDING_EPOCHS && strstr(f->text, " behind ") != NULL && goes_back == NULL)
+            goes_back = f;
         plan_finding(p, folder, f, facts, epochs_go_back);
     }
+    /* Of two batches one is wrong, and nothing says which. */
+    if (goes_back != NULL && !epoch_is_planned(p, folder))
+        (void)add_step(p, REPAIR_IMPOSSIBLE, folder, goes_back->path, "cannot be repaired: %s",
+                       goes_back->text);
 }
 
 void repair_plan_dir(struct repair_plan *p, const struct log_dir_facts *d,

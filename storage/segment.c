@@ -14,6 +14,7 @@ struct segment *segment_new(struct env *env, int64_t base_offset)
     s->env = env;
     s->base_offset = s->next_offset = base_offset;
     s->first_timestamp_ms = s->max_timestamp_ms = s->max_timestamp_offset = -1;
+    s->index_checked = true;
     index_init(&s->offsets, INDEX_OFFSETS, base_offset);
     index_init(&s->times, INDEX_TIMES, base_offset);
     return s;
@@ -37,6 +38,7 @@ void segment_unref(struct segment *s)
     }
     if (s->file != NULL)
         file_unref(s->file);
+    free(s->checked.v);
     free(s);
 }
 
@@ -96,6 +98,8 @@ enum err segment_append(struct segment *s, const struct record_batch *b, const u
     if (e != ERR_NONE)
         return e;
     segment_account(s, b, index_interval_bytes);
+    checked_add(&s->checked, s->size_bytes - (uint64_t)b->size_bytes, s->size_bytes,
+                s->next_offset);
     s->modified_ms = now_unix_ms;
     s->dirty = true;
     return ERR_NONE;
@@ -105,6 +109,82 @@ void segment_seal(struct segment *s)
 {
     add_time_entry(s);
     s->sealed = true;
+}
+
+/* ---- what was checked ---- */
+
+static void drop_range(struct checked_ranges *c, int i)
+{
+    memmove(c->v + i, c->v + i + 1, (size_t)(c->count - i - 1) * sizeof *c->v);
+    c->count--;
+}
+
+static void drop_smallest(struct checked_ranges *c)
+{
+    int smallest = 0;
+
+    for (int i = 1; i < c->count; i++) {
+        if (c->v[i].to - c->v[i].from < c->v[smallest].to - c->v[smallest].from)
+            smallest = i;
+    }
+    drop_range(c, smallest);
+}
+
+void checked_add(struct checked_ranges *c, uint64_t from, uint64_t to, int64_t next_offset)
+{
+    struct checked_range *last = c->count > 0 ? &c->v[c->count - 1] : NULL;
+
+    if (to <= from)
+        return;
+    if (last != NULL && last->to == from) { /* an append */
+        last->to = (uint32_t)to;
+        last->next_offset = next_offset;
+        return;
+    }
+
+    struct checked_range r = {to_uint32_checked((int64_t)from), to_uint32_checked((int64_t)to),
+                              next_offset};
+
+    for (int i = c->count - 1; i >= 0; i--) { /* those that it touches become part of it */
+        if (c->v[i].from > r.to || c->v[i].to < r.from)
+            continue;
+        if (c->v[i].to > r.to) {
+            r.to = c->v[i].to;
+            r.next_offset = c->v[i].next_offset;
+        }
+        r.from = MIN(r.from, c->v[i].from);
+        drop_range(c, i);
+    }
+    if (c->count == CHECKED_RANGES_MAX)
+        drop_smallest(c);
+    if (c->count == c->capacity) {
+        c->capacity = MAX(c->capacity * 2, 1);
+        c->v = xrealloc(c->v, (size_t)c->capacity * sizeof *c->v);
+    }
+
+    int at = 0;
+
+    while (at < c->count && c->v[at].from < r.from)
+        at++;
+    memmove(c->v + at + 1, c->v + at, (size_t)(c->count - at) * sizeof *c->v);
+    c->v[at] = r;
+    c->count++;
+}
+
+const struct checked_range *checked_at(const struct checked_ranges *c, uint64_t position)
+{
+    for (int i = c->count - 1; i >= 0; i--) { /* the last one is asked for most */
+        if (c->v[i].from <= position)
+            return position <= c->v[i].to ? &c->v[i] : NULL;
+    }
+    return NULL;
+}
+
+bool checked_covers(const struct checked_ranges *c, uint64_t from, uint64_t to)
+{
+    const struct checked_range *r = checked_at(c, from);
+
+    return to <= from || (r != NULL && r->to >= to);
 }
 
 /* ---- views ---- */
@@ -138,6 +218,7 @@ static enum err locate_from(const struct segment_view *v, int64_t offset, uint64
     struct errmsg why;
 
     batch_reader_init(&r, v->file, from, v->size_bytes, buffer, sizeof buffer);
+    r.resident_only = v->resident_only;
     for (;;) {
         out->position = r.position;
 
@@ -169,22 +250,14 @@ enum err segment_locate(const struct segment_view *v, int64_t offset, uint64_t f
 
     /* An index is a hint: if it led astray, the way from the front is slow and right. What was
      * found must be a batch that begins at or before the offset, or the first one there is. */
-    if (start > from && (e != ERR_NONE || out->batch.base_offset > offset))
+    if (start > from && e != ERR_AGAIN && (e != ERR_NONE || out->batch.base_offset > offset))
         e = locate_from(v, offset, from, out);
     return e;
 }
 
-bool segment_locate_resident(const struct segment_view *v, int64_t offset, uint64_t from)
+bool segment_locate_resident(const struct segment_view *v, int64_t offset)
 {
-    if (v->size_bytes == 0)
-        return true;
-    if (!index_resident_key(&v->offsets, offset))
-        return false;
-
-    uint64_t start = MIN(best_start(v, offset, from), v->size_bytes);
-
-    return file_resident(v->file, start,
-                         (size_t)MIN(v->size_bytes - start, 2 * BATCH_READER_SMALL));
+    return v->size_bytes == 0 || index_resident_key(&v->offsets, offset);
 }
 
 enum err segment_locate_load(const struct segment_view *v, int64_t offset, uint64_t from)
@@ -207,15 +280,8 @@ static uint64_t walk_start(const struct segment_view *v, uint64_t start, uint64_
 
 bool segment_boundary_resident(const struct segment_view *v, uint64_t start, uint64_t limit)
 {
-    uint64_t from;
-
-    if (limit >= v->size_bytes)
-        return true;
-    if (!index_resident_value(&v->offsets, (int64_t)limit))
-        return false;
-    from = walk_start(v, start, limit);
-    return file_resident(v->file, from,
-                         (size_t)MIN(v->size_bytes - from, limit - from + BATCH_READER_SMALL));
+    return limit >= v->size_bytes || limit - start <= BATCH_READER_SMALL ||
+           index_resident_value(&v->offsets, (int64_t)limit);
 }
 
 enum err segment_boundary(const struct segment_view *v, uint64_t start, uint64_t limit,
@@ -234,6 +300,7 @@ enum err segment_boundary(const struct segment_view *v, uint64_t start, uint64_t
     }
     *out = walk_start(v, start, limit);
     batch_reader_init(&r, v->file, *out, v->size_bytes, buffer, sizeof buffer);
+    r.resident_only = v->resident_only;
     while (r.position < limit) {
         enum err err = batch_reader_next(&r, false, &b, &why);
 
@@ -272,6 +339,11 @@ static enum err fill(struct batch_reader *r, uint64_t position, size_t size, con
         if (position >= r->buffer_position && position < r->buffer_position + r->buffer_have) {
             kept = (size_t)(r->buffer_position + r->buffer_have - position);
             memmove(r->buffer, r->buffer + (position - r->buffer_position), kept);
+        }
+
+        if (r->resident_only && !file_resident(r->file, position + kept, want - kept)) {
+            r->buffer_have = 0;
+            return ERR_AGAIN;
         }
 
         enum err e = file_read(r->file, position + kept, r->buffer + kept, want - kept, &n);

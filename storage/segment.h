@@ -22,6 +22,18 @@
 #define BATCH_READER_SMALL ((size_t)4 << 10)
 #define BATCH_READER_LARGE ((size_t)256 << 10)
 
+/* Which bytes this process knows: appended here, walked in recovery, or checked since. Each range
+ * begins and ends where a batch does. */
+#define CHECKED_RANGES_MAX 32
+struct checked_range {
+    uint32_t from, to;
+    int64_t next_offset; /* behind the last batch of it */
+};
+struct checked_ranges {
+    struct checked_range *v; /* ascending, apart from each other */
+    int count, capacity;
+};
+
 struct segment {
     atomic_int refs;
     struct env *env;
@@ -31,13 +43,16 @@ struct segment {
     int64_t max_timestamp_ms, max_timestamp_offset; /* last offset of the batch that has it; -1 */
     int64_t modified_ms;                            /* wall time of the last append */
     uint32_t bytes_since_index;
-    bool dirty;         /* written since the last sync; the file stays open */
-    bool index_dirty;   /* entries were stored since the last sync of the index files */
-    bool sealed;        /* no longer active: indexes are complete */
-    uint8_t idle_ticks; /* seconds since it was read or written */
+    bool dirty;           /* written since the last sync; the file stays open */
+    bool index_dirty;     /* entries were stored since the last sync of the index files */
+    bool sealed;          /* no longer active: indexes are complete */
+    bool index_checked;   /* the files hold what is said of them here; log_check_indexes() */
+    int64_t limit_wanted; /* where a read ended that must be loaded; 0: none */
+    uint8_t idle_ticks;   /* seconds since it was read or written */
     struct file *file;
     struct index offsets, times;
     struct txn_index *aborted; /* NULL: none */
+    struct checked_ranges checked;
 };
 
 struct segment *segment_new(struct env *env, int64_t base_offset);
@@ -63,6 +78,14 @@ void segment_seal(struct segment *s);
 /* Whether offset `last_offset` can be told as base + int32. */
 bool segment_can_hold(const struct segment *s, int64_t last_offset);
 
+/* ---- what was checked: under the log's lock ---- */
+
+/* When there are too many ranges, the smallest other one is forgotten. */
+void checked_add(struct checked_ranges *c, uint64_t from, uint64_t to, int64_t next_offset);
+bool checked_covers(const struct checked_ranges *c, uint64_t from, uint64_t to);
+/* The range that holds the byte at `position`, or ends there; NULL: none. */
+const struct checked_range *checked_at(const struct checked_ranges *c, uint64_t position);
+
 /* ---- views ---- */
 
 struct segment_view {
@@ -70,6 +93,7 @@ struct segment_view {
     uint64_t size_bytes;
     struct file *file;
     struct index_view offsets, times;
+    bool resident_only; /* a walk ends with ERR_AGAIN where it would wait for the disk */
 };
 /* Under the log's lock; the file must be open. */
 void segment_view_take(struct segment *s, struct segment_view *out);
@@ -81,16 +105,15 @@ struct batch_position {
 };
 /* The first batch whose last offset is >= `offset`, looked for from `from` (0, or the beginning of
  * a batch that does not lie behind it; the index may know better). ERR_NOT_FOUND, ERR_CORRUPT,
- * ERR_IO. */
+ * ERR_IO, ERR_AGAIN. */
 MUST_USE enum err segment_locate(const struct segment_view *v, int64_t offset, uint64_t from,
                                  struct batch_position *out);
 /* The greatest batch boundary in [start, limit], `start` being one. */
 MUST_USE enum err segment_boundary(const struct segment_view *v, uint64_t start, uint64_t limit,
                                    uint64_t *out);
-/* Whether that would not wait for the disk. */
+/* Whether that would not wait for the index. */
 bool segment_boundary_resident(const struct segment_view *v, uint64_t start, uint64_t limit);
-/* Whether segment_locate() from there would not wait for the disk. */
-bool segment_locate_resident(const struct segment_view *v, int64_t offset, uint64_t from);
+bool segment_locate_resident(const struct segment_view *v, int64_t offset);
 /* Brings what that asks for; the index is in memory. [pool] */
 MUST_USE enum err segment_locate_load(const struct segment_view *v, int64_t offset, uint64_t from);
 
@@ -103,6 +126,7 @@ struct batch_reader {
     size_t buffer_size;
     uint64_t buffer_position;
     size_t buffer_have;
+    bool resident_only; /* false; set behind batch_reader_init(): ERR_AGAIN instead of a wait */
 };
 void batch_reader_init(struct batch_reader *r, struct file *f, uint64_t position, uint64_t end,
                        uint8_t *buffer, size_t buffer_size);

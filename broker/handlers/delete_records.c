@@ -68,12 +68,18 @@ static void save(struct request *r)
     struct delete_records *s = r->handler_state;
     struct errmsg why = {""};
 
-    if (log_manager_save_starts(r->home->logs, &why) == ERR_NONE)
-        return;
-    log_error(r->home->logger, "storage", "log start offsets cannot be saved: %s", why.text);
-    for (int32_t i = 0; i < s->count; i++)
-        if (s->deletions[i].out->error_code == ERR_NONE)
-            s->deletions[i].out->error_code = err_to_wire(ERR_KAFKA_STORAGE_ERROR);
+    enum err e = log_manager_save_starts(r->home->logs, &why);
+
+    if (e != ERR_NONE)
+        log_error(r->home->logger, "storage", "log start offsets cannot be saved: %s", why.text);
+    for (int32_t i = 0; i < s->count; i++) {
+        struct deletion *d = &s->deletions[i];
+
+        /* A log that went offline meanwhile may not have come so far. */
+        if (d->out->error_code == ERR_NONE &&
+            (e != ERR_NONE || !log_start_is_settled(replica_log(d->replica), d->requested)))
+            d->out->error_code = err_to_wire(ERR_KAFKA_STORAGE_ERROR);
+    }
 }
 
 static void finish(struct request *r)

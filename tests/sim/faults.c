@@ -19,7 +19,6 @@ struct faults {
     int in_force;  /* for run_was_quiet() */
     bool disk_bad; /* an error of the disk is being injected */
     bool eio;      /* there was one in this life: some logs may be offline until the next */
-    bool sync_eio; /* and it was one of a sync */
     bool changing; /* the node is being stopped or started */
 };
 
@@ -99,7 +98,6 @@ bool faults_start_node(struct faults *f)
     uint64_t deadline = sim_now(sim_of(f)) + READY_WITHIN_NS;
 
     f->eio = f->disk_bad;
-    f->sync_eio = false;
     machine_start(m);
     while (!machine_is_ready(m)) {
         if (machine_exit_code(m) >= 0) {
@@ -211,12 +209,8 @@ static const char *pick_pattern(struct faults *f)
     return patterns[below(f, ARRAY_COUNT(patterns))];
 }
 
-/* After a failed sync the page cache shows what the disk does not have, and a start that trusts it
- * builds on sand (issue 4); so for now the power goes after it, and the page cache with it. */
 static enum fault_kind next_stop(struct faults *f)
 {
-    if (f->sync_eio)
-        return FAULT_POWER;
     return chance(f, 0.5) ? FAULT_KILL : chance(f, 0.5) ? FAULT_STOP : FAULT_POWER;
 }
 
@@ -247,10 +241,8 @@ static void disk_fault(struct faults *f, enum fault_kind kind)
     }
     began(f, kind);
     oracle_disk_failing(f->run->oracle);
-    if (kind == FAULT_SYNC_EIO) {
-        f->sync_eio = true;
+    if (kind == FAULT_SYNC_EIO)
         oracle_sync_failing(f->run->oracle);
-    }
     machine_set_disk_fault(f->run->machine, &o);
     wait_about(f, SIM_S(1));
     machine_set_disk_fault(f->run->machine, &none);

@@ -28,6 +28,10 @@ struct log {
     struct timestamp_offset found; /* by any search */
     int searches;
     struct producer_view producer; /* of id 0: none */
+    /* In the middle of a cut, and of writing the checkpoints before it. */
+    void (*on_cut)(void *ctx), (*on_save)(void *ctx);
+    void *ctx;
+    int cuts, restarts, saves;
 };
 
 /* Each record is a batch of this size. */
@@ -69,6 +73,50 @@ enum err log_append(struct log *l, struct record_batch *batch, uint8_t *bytes, i
                                       .last_offset = l->end - 1,
                                       .log_append_time_ms = -1,
                                       .duplicate = l->duplicate};
+    return ERR_NONE;
+}
+
+enum err log_append_replicated(struct log *l, const struct record_batch *batch,
+                               const uint8_t *bytes, int64_t now_unix_ms)
+{
+    (void)bytes;
+    (void)now_unix_ms;
+    if (l->append_err != ERR_NONE)
+        return l->append_err;
+    if (batch->base_offset < l->end)
+        return ERR_OFFSET_OUT_OF_RANGE;
+    l->end = record_batch_last_offset(batch) + 1;
+    return ERR_NONE;
+}
+
+enum err log_truncate(struct log *l, int64_t offset)
+{
+    l->cuts++;
+    if (l->on_cut != NULL)
+        l->on_cut(l->ctx);
+    l->end = MIN(l->end, offset);
+    return ERR_NONE;
+}
+
+bool log_start_is_settled(struct log *l, int64_t offset)
+{
+    return l->start >= offset;
+}
+
+enum err log_restart(struct log *l, int64_t offset)
+{
+    l->restarts++;
+    if (l->on_cut != NULL)
+        l->on_cut(l->ctx);
+    l->start = l->end = l->durable_end = offset;
+    return ERR_NONE;
+}
+
+enum err log_save_checkpoints(struct log *l)
+{
+    l->saves++;
+    if (l->on_save != NULL)
+        l->on_save(l->ctx);
     return ERR_NONE;
 }
 

@@ -230,11 +230,12 @@ static void deletion_waits_for_its_delay(void **state)
     ioqueue_deinit(&r.data);
 }
 
-static bool keep_none(void *ctx, const struct log_identity *id)
+static enum log_claim claim_none(void *ctx, const struct log_identity *id, struct uuid *right_id)
 {
     (void)ctx;
     (void)id;
-    return false;
+    (void)right_id;
+    return LOG_STRAY;
 }
 
 static void count_stray(void *ctx, const struct dir_entry *e)
@@ -260,7 +261,7 @@ static void strays_are_set_aside(void **state)
     struct errmsg why;
 
     assert_int_equal(log_fixture_append(f, .records = 5), ERR_NONE);
-    log_manager_set_aside_strays(f->manager, keep_none, NULL);
+    log_manager_set_aside_strays(f->manager, claim_none, NULL);
     assert_null(log_manager_find(f->manager, &f->id.topic_id, 0));
     assert_false(exists(f, "orders-0"));
     log_unref(f->log);
@@ -272,17 +273,182 @@ static void strays_are_set_aside(void **state)
     assert_int_equal(count_strays(f), 1); /* nobody but the operator removes it */
 }
 
-/* A folder that nobody can name is left alone, and makes way when its name is needed. */
-static void nameless_folder_makes_way(void **state)
+/* A folder that cannot tell whose it is, and that held records, keeps its name: the partition is
+ * offline with a reason, and nothing in the folder is touched. */
+static void nameless_folder_keeps_its_place(void **state)
 {
     struct log_fixture *f = *state;
 
     assert_int_equal(log_fixture_append(f, .records = 5), ERR_NONE);
     log_fixture_crash(f);
     put(f, "orders-0/partition.metadata", "rubbish");
+    for (int life = 0; life < 2; life++) {
+        log_fixture_open(f);
+        assert_non_null(log_offline_reason(f->log));
+        assert_non_null(strstr(log_offline_reason(f->log), "partition.metadata"));
+        assert_int_equal(log_fixture_append(f, .records = 1), ERR_KAFKA_STORAGE_ERROR);
+        assert_int_equal(count_strays(f), 0);
+        if (life == 0)
+            log_fixture_close(f);
+        else
+            log_fixture_crash(f);
+    }
+    log_fixture_open(f);
+}
+
+/* The same when the file is gone, or empty, and a checkpoint knows of the partition. */
+static void lost_name_is_remembered_by_a_checkpoint(void **state)
+{
+    struct log_fixture *f = *state;
+    char path[1024];
+
+    assert_int_equal(log_fixture_append(f, .records = 5), ERR_NONE);
+    log_request_sync(f->log);
+    test_env_advance_ms(&f->t, 61000);
+    (void)test_env_run(&f->t);
+    log_fixture_crash(f);
+    assert_int_equal(unlink(log_fixture_path(f, path, "partition.metadata")), 0);
+    log_fixture_open(f);
+    assert_non_null(log_offline_reason(f->log));
+    assert_non_null(strstr(log_offline_reason(f->log), "is missing"));
+    assert_int_equal(log_durable_end_offset(f->log), 5);
+}
+
+/* And for as long as nobody has asked for the partition: checkpoints that are written meanwhile do
+ * not forget it. */
+static void checkpoints_keep_what_they_know_of_the_nameless(void **state)
+{
+    struct log_fixture *f = *state;
+
+    log_fixture_crash(f);
+    put(f, "recovery-point-offset-checkpoint", "0\n2\norders 0 0\nother 3 7\n");
+    char path[1024];
+
+    (void)snprintf(path, sizeof path, "%s/other-3", f->dir);
+    assert_int_equal(mkdir(path, 0755), 0);
+    log_fixture_open(f);
+    test_env_advance_ms(&f->t, 61000);
+    (void)test_env_run(&f->t);
+    log_fixture_close(f);
+
+    char text[256] = "";
+    FILE *in;
+
+    (void)snprintf(path, sizeof path, "%s/recovery-point-offset-checkpoint", f->dir);
+    in = fopen(path, "r");
+    assert_non_null(in);
+    assert_true(fread(text, 1, sizeof text - 1, in) > 0);
+    fclose(in);
+    assert_non_null(strstr(text, "other 3 7"));
+    log_fixture_open(f);
+}
+
+/* A name that never reached the disk goes with the records that were never safe: the folder makes
+ * way, and is kept. */
+static void folder_that_was_never_named_makes_way(void **state)
+{
+    struct log_fixture *f = *state;
+
+    assert_int_equal(log_fixture_append(f, .records = 5), ERR_NONE);
+    log_fixture_crash(f);
+    put(f, "orders-0/partition.metadata", "");
     log_fixture_open(f); /* creates it anew */
+    assert_null(log_offline_reason(f->log));
     assert_int_equal(log_end_offset(f->log), 0);
+    assert_int_equal(count_strays(f), 1);
     assert_int_equal(log_fixture_append(f, .records = 1), ERR_NONE);
+    log_fixture_crash(f);
+    put(f, "orders-0/partition.metadata", "version: 0\ntopic_id: AB"); /* a part of it did */
+    log_fixture_open(f);
+    assert_null(log_offline_reason(f->log));
+    assert_int_equal(count_strays(f), 2);
+}
+
+static enum log_claim claim_wrong(void *ctx, const struct log_identity *id, struct uuid *right_id)
+{
+    *right_id = *(const struct uuid *)ctx;
+    return uuid_eq(right_id, &id->topic_id) ? LOG_OURS : LOG_WRONG_ID;
+}
+
+/* A folder with another topic's id, under a name that is ours, is offline under the right id. */
+static void damaged_id_takes_the_partition_offline(void **state)
+{
+    struct log_fixture *f = *state;
+    struct uuid right = f->id.topic_id;
+
+    right.b[3] ^= 4;
+    assert_int_equal(log_fixture_append(f, .records = 5), ERR_NONE);
+    log_manager_set_aside_strays(f->manager, claim_wrong, &right);
+    assert_null(log_manager_find(f->manager, &f->id.topic_id, 0));
+    log_unref(f->log);
+    f->log = log_manager_find(f->manager, &right, 0);
+    assert_non_null(f->log);
+    assert_non_null(strstr(log_offline_reason(f->log), "partition.metadata: found topic_id"));
+    assert_int_equal(count_strays(f), 0);
+    assert_true(exists(f, "orders-0"));
+}
+
+static enum log_claim claim_all(void *ctx, const struct log_identity *id, struct uuid *right_id)
+{
+    (void)ctx;
+    (void)id;
+    (void)right_id;
+    return LOG_OURS;
+}
+
+static void on_open(struct message *m)
+{
+    (void)m;
+}
+
+/* A partition that lies in two directories: neither is served, the reason names both, and it is the
+ * same at each start. */
+static void partition_in_two_directories_is_offline(void **state)
+{
+    struct log_fixture *f = *state;
+    char second[600], metadata[700];
+    const char *dirs[2] = {f->dir, second};
+    struct log_manager_options o = {.env = &f->t.env,
+                                    .dirs = dirs,
+                                    .dir_count = 2,
+                                    .node_id = 1,
+                                    .cluster_id = "cluster",
+                                    .recovery_threads_per_dir = 1,
+                                    .default_config = f->config};
+    struct text t = {.ptr = NULL};
+    struct errmsg why = {""};
+    struct log_manager *m;
+
+    assert_int_equal(log_fixture_append(f, .records = 5), ERR_NONE);
+    log_fixture_crash(f);
+    (void)snprintf(second, sizeof second, "%s2", f->dir);
+    assert_int_equal(log_manager_new(&o, false, &m, &why), ERR_NONE); /* makes the second */
+    log_manager_close(m);
+    (void)snprintf(metadata, sizeof metadata, "%s/orders-0", second);
+    assert_int_equal(disk_mkdir(&f->t.env, metadata, &why), ERR_NONE);
+    (void)snprintf(metadata, sizeof metadata, "%s/orders-0/partition.metadata", second);
+    partition_metadata_format(&t, &f->id.topic_id);
+    assert_int_equal(file_replace(&f->t.env, metadata, t.ptr, t.size, &why), ERR_NONE);
+    text_deinit(&t);
+    for (int life = 0; life < 3; life++) {
+        struct message opened = {.run = on_open};
+
+        assert_int_equal(log_manager_new(&o, false, &m, &why), ERR_NONE);
+        log_manager_open_all(m, test_env_loop(&f->t), &opened);
+        (void)test_env_run(&f->t);
+        log_manager_set_aside_strays(m, claim_all, NULL);
+
+        struct log *l = log_manager_find(m, &f->id.topic_id, 0);
+
+        assert_non_null(l);
+        assert_int_equal(log_directory_index(log_directory(l)), 0);
+        assert_non_null(strstr(log_offline_reason(l), f->dir));
+        assert_non_null(strstr(log_offline_reason(l), second));
+        log_unref(l);
+        log_manager_close(m);
+        (void)test_env_run(&f->t);
+    }
+    log_fixture_open(f);
 }
 
 static enum err little_space(struct env *env, const char *path, struct disk_space *out,
@@ -506,6 +672,8 @@ static void deleted_folders_go_after_the_start(void **state)
         assert_int_equal(mkdir(path, 0755), 0);
     }
     put(f, "gone-0.0123456789abcdef0123456789abcdef-delete/00000000000000000000.log", "x");
+    (void)snprintf(path, sizeof path, "%s/do-not-delete", f->dir); /* an operator's */
+    assert_int_equal(mkdir(path, 0755), 0);
     log_fixture_open(f);
     assert_true(exists(f, "gone-0.0123456789abcdef0123456789abcdef-delete"));
     assert_true(exists(f, "gone-199.0123456789abcdef0123456789abcdef-delete"));
@@ -513,6 +681,7 @@ static void deleted_folders_go_after_the_start(void **state)
     (void)test_env_run(&f->t);
     assert_false(exists(f, "gone-0.0123456789abcdef0123456789abcdef-delete"));
     assert_false(exists(f, "gone-199.0123456789abcdef0123456789abcdef-delete"));
+    assert_true(exists(f, "do-not-delete"));
 }
 
 /* ---- metadata.log.dir ---- */
@@ -613,16 +782,31 @@ int main(void)
 {
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(locked_directory_is_refused),         TEST(foreign_directory_is_refused),
-        TEST(kafka_data_needs_adoption),           TEST(marker_lives_for_one_start),
-        TEST(clean_start_opens_no_file),           TEST(damaged_clean_state_is_passed_over),
-        TEST(high_watermark_is_checkpointed),      TEST(recreated_topic_is_new),
-        TEST(deletion_waits_for_its_delay),        TEST(strays_are_set_aside),
-        TEST(nameless_folder_makes_way),           TEST(reserve_is_kept),
-        TEST(one_broken_directory_is_not_the_end), TEST(sync_follows_behind),
-        TEST(many_logs_stop_with_one_sync),        TEST(failed_sync_of_many_is_no_clean_stop),
-        TEST(logs_stop_with_a_sync_each),          TEST(deleted_folders_go_after_the_start),
-        TEST(metadata_directory_is_its_own),       TEST(metadata_directory_is_checked),
+        TEST(locked_directory_is_refused),
+        TEST(foreign_directory_is_refused),
+        TEST(kafka_data_needs_adoption),
+        TEST(marker_lives_for_one_start),
+        TEST(clean_start_opens_no_file),
+        TEST(damaged_clean_state_is_passed_over),
+        TEST(high_watermark_is_checkpointed),
+        TEST(recreated_topic_is_new),
+        TEST(deletion_waits_for_its_delay),
+        TEST(strays_are_set_aside),
+        TEST(nameless_folder_keeps_its_place),
+        TEST(lost_name_is_remembered_by_a_checkpoint),
+        TEST(folder_that_was_never_named_makes_way),
+        TEST(checkpoints_keep_what_they_know_of_the_nameless),
+        TEST(damaged_id_takes_the_partition_offline),
+        TEST(partition_in_two_directories_is_offline),
+        TEST(reserve_is_kept),
+        TEST(one_broken_directory_is_not_the_end),
+        TEST(sync_follows_behind),
+        TEST(many_logs_stop_with_one_sync),
+        TEST(failed_sync_of_many_is_no_clean_stop),
+        TEST(logs_stop_with_a_sync_each),
+        TEST(deleted_folders_go_after_the_start),
+        TEST(metadata_directory_is_its_own),
+        TEST(metadata_directory_is_checked),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -509,6 +509,66 @@ static void truncation_keeps_what_is_being_read(void **state)
     assert_int_equal(log_fixture_append(f, .records = 1), ERR_NONE);
 }
 
+/* A cut within the first batch of the log takes it whole: the log goes on where it is, without a
+ * hole. */
+static void a_cut_within_the_first_batch_leaves_no_hole(void **state)
+{
+    struct log_fixture *f = *state;
+
+    assert_int_equal(log_fixture_append(f, .records = 10), ERR_NONE);
+    assert_int_equal(log_advance_start(f->log, 5), ERR_NONE);
+    assert_int_equal(log_truncate(f->log, 7), ERR_NONE);
+    assert_int_equal(log_end_offset(f->log), 0);
+    assert_true(log_start_offset(f->log) <= log_end_offset(f->log));
+    assert_int_equal(log_fixture_append(f, .records = 10), ERR_NONE);
+    assert_int_equal(log_fixture_read(f, 0, INT64_MAX, 1000), 10);
+    log_fixture_crash(f);
+    log_fixture_open(f);
+    assert_int_equal(log_fixture_read(f, log_start_offset(f->log), INT64_MAX, 1000), 10);
+}
+
+/* An epoch that began at the end and has no records goes when the log is cut there: its leader
+ * never wrote here. One that has records stays. */
+static void a_cut_at_the_end_drops_epochs_without_records(void **state)
+{
+    struct log_fixture *f = *state;
+
+    log_begin_leader_epoch(f->log, 3);
+    assert_int_equal(log_fixture_append(f, .records = 4, .leader_epoch = 3), ERR_NONE);
+    log_begin_leader_epoch(f->log, 5);
+    assert_int_equal(log_latest_epoch(f->log), 5);
+    assert_int_equal(log_truncate(f->log, 9), ERR_NONE);
+    assert_int_equal(log_latest_epoch(f->log), 3);
+    assert_int_equal(log_end_offset(f->log), 4);
+}
+
+/* The log begins anew: nothing of it is left, also after a crash; further on or further back. */
+static void a_log_begins_anew(void **state)
+{
+    static const int64_t begins[] = {500, 7, 0};
+    struct log_fixture *f = *state;
+
+    for (size_t i = 0; i < ARRAY_COUNT(begins); i++) {
+        int64_t at = begins[i];
+
+        for (int n = 0; n < 60; n++)
+            assert_int_equal(log_fixture_append(f, .records = 2, .leader_epoch = (int32_t)i + 1),
+                             ERR_NONE);
+        assert_int_equal(log_advance_start(f->log, log_start_offset(f->log) + 20), ERR_NONE);
+        assert_int_equal(log_restart(f->log, at), ERR_NONE);
+        assert_int_equal(log_start_offset(f->log), at);
+        assert_int_equal(log_end_offset(f->log), at);
+        assert_int_equal(log_latest_epoch(f->log), -1);
+        log_fixture_crash(f);
+        log_fixture_open(f);
+        assert_int_equal(log_start_offset(f->log), at);
+        assert_int_equal(log_end_offset(f->log), at);
+        assert_int_equal(log_fixture_append(f, .records = 3, .leader_epoch = 9), ERR_NONE);
+        assert_int_equal(log_fixture_read(f, at, INT64_MAX, 1000), 3);
+        assert_int_equal(log_restart(f->log, 0), ERR_NONE);
+    }
+}
+
 /* ---- timestamps [H33] ---- */
 
 static void timestamps_are_found_by_record(void **state)
@@ -567,6 +627,9 @@ int main(void)
         TEST(compacted_logs_are_not_trimmed),
         TEST(segments_roll_by_record_time),
         TEST(truncation_keeps_what_is_being_read),
+        TEST(a_cut_within_the_first_batch_leaves_no_hole),
+        TEST(a_cut_at_the_end_drops_epochs_without_records),
+        TEST(a_log_begins_anew),
         TEST(timestamps_are_found_by_record),
     };
 

@@ -251,29 +251,6 @@ static void lying_index_misleads_nobody(void **state)
         assert_int_equal(log_fixture_read(f, offset, INT64_MAX, 500), 300 - offset);
 }
 
-/* What was deleted on request need not be there: a recovery point that only says so is no claim. */
-static void deleted_records_may_be_missing(void **state)
-{
-    struct log_fixture *f = *state;
-    char path[1024];
-
-    fill(f, 100);
-    assert_int_equal(log_advance_start(f->log, 99), ERR_NONE);
-    test_env_advance_ms(&f->t, 1000);
-    (void)test_env_run(&f->t); /* the checkpoints know */
-
-    uint64_t size = log_active(f->log)->size_bytes;
-
-    log_fixture_crash(f);
-    assert_int_equal(truncate(log_fixture_path(f, path, FIRST), (off_t)(size / 2)), 0);
-    log_fixture_open(f);
-    assert_null(log_offline_reason(f->log));
-    assert_int_equal(log_start_offset(f->log), 99);
-    assert_int_equal(log_end_offset(f->log), 99);
-    fill(f, 3);
-    assert_int_equal(log_fixture_read(f, 99, INT64_MAX, 100), 3);
-}
-
 /* A snapshot that is torn is passed over; the state is replayed from the one before. */
 static void torn_snapshot_is_passed_over(void **state)
 {
@@ -593,6 +570,110 @@ static void checkpoint(struct log_fixture *f, const char *name, long long offset
     overwrite(f, path, text);
 }
 
+/* What was deleted on request need not be there: a recovery point that only says so is no claim. */
+static void deleted_records_may_be_missing(void **state)
+{
+    struct log_fixture *f = *state;
+    char path[1024];
+
+    fill(f, 100);
+    assert_int_equal(log_advance_start(f->log, 99), ERR_NONE);
+    sync_and_checkpoint(f);
+
+    uint64_t size = log_active(f->log)->size_bytes;
+
+    log_fixture_crash(f);
+    assert_int_equal(truncate(log_fixture_path(f, path, FIRST), (off_t)(size / 2 + 40)), 0);
+    checkpoint(f, "recovery-point-offset-checkpoint", 99);
+    log_fixture_open(f);
+    assert_null(log_offline_reason(f->log));
+    assert_int_equal(log_start_offset(f->log), 99);
+    assert_int_equal(log_end_offset(f->log), 99);
+    fill(f, 3);
+    assert_int_equal(log_fixture_read(f, 99, INT64_MAX, 100), 3);
+}
+
+/* S13: a start that was written down has nothing before it but the segment that holds it, lies
+ * within the log, and the epochs begin with it. One that says more is damaged, and hides nothing.
+ */
+static void damaged_start_hides_nothing(void **state)
+{
+    struct log_fixture *f = *state;
+    static const long long claims[] = {5, 200, 299, 301, 99999};
+
+    f->config.segment_bytes = 10000;
+    log_configure(f->log, &f->config);
+    fill(f, 300);
+    assert_true(log_segment_count(f->log) > 3);
+    sync_and_checkpoint(f);
+    for (size_t i = 0; i < ARRAY_COUNT(claims); i++) {
+        log_fixture_crash(f);
+        checkpoint(f, "log-start-offset-checkpoint", claims[i]);
+        log_fixture_open(f);
+        assert_null(log_offline_reason(f->log));
+        assert_int_equal(log_start_offset(f->log), 0);
+        assert_int_equal(log_fixture_read(f, 0, INT64_MAX, 3000), 300);
+    }
+}
+
+/* What DeleteRecords has answered survives a crash at once, wherever in the log it is; the records
+ * that are not synced yet too. */
+static void deleted_start_survives_a_crash(void **state)
+{
+    struct log_fixture *f = *state;
+    static const int64_t starts[] = {3, 120, 250, 299, 300};
+    struct errmsg why;
+
+    fill(f, 30); /* of one segment, too */
+    assert_int_equal(log_advance_start(f->log, 2), ERR_NONE);
+    assert_int_equal(log_manager_save_starts(f->manager, &why), ERR_NONE);
+    reopen(f);
+    assert_int_equal(log_start_offset(f->log), 2);
+    f->config.segment_bytes = 10000;
+    log_configure(f->log, &f->config);
+    fill(f, 270);
+    for (size_t i = 0; i < ARRAY_COUNT(starts); i++) {
+        assert_int_equal(log_advance_start(f->log, starts[i]), ERR_NONE);
+        assert_int_equal(log_manager_save_starts(f->manager, &why), ERR_NONE);
+        reopen(f);
+        assert_null(log_offline_reason(f->log));
+        assert_int_equal(log_start_offset(f->log), starts[i]);
+        assert_int_equal(log_end_offset(f->log), 300);
+    }
+}
+
+/* Above the recovery point too: a batch that leaps over what follows it is the one that lies, in
+ * whatever segment, and does not push out the segments behind. */
+static void leap_into_the_next_segment_ends_the_log(void **state)
+{
+    struct log_fixture *f = *state;
+    char name[SEGMENT_NAME_SIZE];
+    uint8_t far[8];
+
+    f->config.segment_bytes = 10000;
+    log_configure(f->log, &f->config);
+    fill(f, 100);
+    assert_true(log_segment_count(f->log) >= 3);
+
+    const struct segment *s = f->log->segments[1];
+    int64_t base = s->base_offset, last = s->next_offset - 1;
+    uint64_t batch = s->size_bytes / (uint64_t)(s->next_offset - s->base_offset);
+
+    log_fixture_crash(f);
+    name_of(base, ".log", name);
+    store_be64(far, (uint64_t)last + 131072);
+
+    char path[1024];
+    int fd = open(log_fixture_path(f, path, name), O_RDWR);
+
+    assert_int_equal(pwrite(fd, far, sizeof far, (off_t)(batch * (uint64_t)(last - base))), 8);
+    assert_int_equal(close(fd), 0);
+    log_fixture_open(f);
+    assert_null(log_offline_reason(f->log));
+    assert_int_equal(log_end_offset(f->log), last);
+    assert_int_equal(log_fixture_read(f, 0, INT64_MAX, 3000), last);
+}
+
 /* A checkpoint that knows more records than there are: they were synced, and are gone. */
 static void recovery_point_behind_the_end_is_noticed(void **state)
 {
@@ -721,6 +802,8 @@ static struct {
     bool empty_segment_synced, removed;
     uint64_t size;  /* of the log before it was cut */
     int cut_synced; /* syncs of the folder while it holds a cut file, and the log is still whole */
+    struct file_ops ops;
+    uint64_t written_from, written_to; /* in FIRST */
 } calls;
 
 static bool gone(const char *path, struct errmsg *why)
@@ -875,7 +958,201 @@ static void cut_is_kept_before_it_is_made(void **state)
     assert_true(calls.cut_synced >= 1);
 }
 
+static enum err note_write(struct file *f, uint64_t offset, const void *p, size_t size,
+                           struct errmsg *why)
+{
+    calls.written_from = MIN(calls.written_from, offset);
+    calls.written_to = MAX(calls.written_to, offset + size);
+    return file_size(f) > 0 ? calls.ops.write(f, offset, p, size, why) : ERR_IO;
+}
+
+static enum err open_noted(struct env *env, const char *path, unsigned flags, struct file **out,
+                           struct errmsg *why)
+{
+    static struct file_ops noted; /* as `calls`: one test at a time */
+    enum err e = disk_posix_ops.open(env, path, flags, out, why);
+
+    if (e == ERR_NONE && strstr(path, FIRST) != NULL) {
+        calls.ops = noted = *(*out)->ops;
+        noted.write = note_write;
+        (*out)->ops = &noted;
+    }
+    return e;
+}
+
+/* After a failed sync the page cache may show what the disk does not have. So what a start accepts
+ * above the recovery point is written once more, before a sync says that it is there. */
+static void unsynced_tail_is_written_again(void **state)
+{
+    struct log_fixture *f = *state;
+
+    fill(f, 50);
+    sync_and_checkpoint(f);
+
+    uint64_t synced = log_active(f->log)->size_bytes;
+
+    fill(f, 20);
+
+    uint64_t size = log_active(f->log)->size_bytes;
+
+    log_fixture_crash(f);
+    calls.written_from = UINT64_MAX;
+    calls.written_to = 0;
+    f->t.disk.open = open_noted;
+    log_fixture_open(f);
+    f->t.disk.open = disk_posix_ops.open;
+    assert_int_equal(calls.written_from, synced);
+    assert_int_equal(calls.written_to, size);
+    assert_int_equal(log_fixture_read(f, 0, INT64_MAX, 3000), 70);
+    sync_and_checkpoint(f);
+    assert_int_equal(log_durable_end_offset(f->log), 70);
+}
+
+/* ---- what a power failure brings back ---- */
+
+static void append_to(struct log_fixture *f, const char *name, const void *p, size_t size)
+{
+    char path[1024];
+    FILE *out = fopen(log_fixture_path(f, path, name), "a");
+
+    assert_non_null(out);
+    assert_int_equal(fwrite(p, 1, size, out), size);
+    fclose(out);
+}
+
+/* The room that a roll gave back is there again: zeros behind the last record of a sealed segment
+ * below the recovery point are dropped. Anything else there is corruption. */
+static void room_of_a_roll_comes_back(void **state)
+{
+    struct log_fixture *f = *state;
+    static const uint8_t zeros[70000];
+
+    f->config.segment_bytes = 10000;
+    log_configure(f->log, &f->config);
+    fill(f, 100);
+    assert_true(log_segment_count(f->log) > 1);
+    sync_and_checkpoint(f);
+    log_fixture_crash(f);
+
+    uint64_t size = log_fixture_file_size(f, FIRST);
+
+    append_to(f, FIRST, zeros, sizeof zeros);
+    log_fixture_open(f);
+    assert_null(log_offline_reason(f->log));
+    assert_int_equal(log_fixture_file_size(f, FIRST), size);
+    assert_int_equal(log_fixture_read(f, 0, INT64_MAX, 3000), 100);
+    log_fixture_crash(f);
+    append_to(f, FIRST, zeros, 5000);
+    append_to(f, FIRST, "x", 1);
+    log_fixture_open(f);
+    assert_non_null(log_offline_reason(f->log));
+    assert_int_equal(log_fixture_file_size(f, FIRST), size + 5001);
+}
+
+static void fill_in_sequence(struct log_fixture *f, int from, int to)
+{
+    for (int i = from; i < to; i++)
+        assert_int_equal(log_fixture_append(f, .value_bytes = 200, .timestamp_ms = 1000 + i,
+                                            .producer_id = 7, .sequence = i),
+                         ERR_NONE);
+}
+
+static enum err note_snapshot(struct env *env, const char *path, struct errmsg *why)
+{
+    if (strstr(path, FIRST) != NULL)
+        calls.removed = true;
+    return disk_posix_ops.unlink(env, path, why);
+}
+
+/* Segments go only when a sound snapshot at their end says what they said of producers: a snapshot
+ * that a power failure tore is made anew first, from the segments themselves. */
+static void deletion_keeps_producers(void **state)
+{
+    struct log_fixture *f = *state;
+    struct producer_state found;
+    struct errmsg why;
+    char path[1024], name[SEGMENT_NAME_SIZE];
+    uint8_t *p;
+    size_t size;
+
+    f->config.segment_bytes = 10000;
+    log_configure(f->log, &f->config);
+    fill_in_sequence(f, 0, 100);
+    assert_true(log_segment_count(f->log) > 2);
+
+    int64_t base = f->log->segments[2]->base_offset;
+
+    name_of(base, ".snapshot", name);
+    overwrite(f, name, "torn");
+    name_of(f->log->segments[1]->base_offset, ".snapshot", name);
+    assert_int_equal(unlink(log_fixture_path(f, path, name)), 0);
+    calls.removed = false;
+    f->t.disk.unlink = note_snapshot;
+    assert_int_equal(log_advance_start(f->log, base), ERR_NONE);
+    (void)test_env_run(&f->t);
+    assert_true(calls.removed);
+    name_of(base, ".snapshot", name);
+    assert_int_equal(
+        file_slurp(&f->t.env, log_fixture_path(f, path, name), 1 << 20, &p, &size, &why), ERR_NONE);
+    producer_state_init(&found, 0);
+    assert_int_equal(producer_state_decode(&found, p, size, &why), ERR_NONE);
+    assert_int_equal(producer_state_count(&found), 1);
+    producer_state_deinit(&found);
+    free(p);
+    reopen(f);
+    assert_int_equal(log_fixture_append(f, .producer_id = 7, .sequence = 500),
+                     ERR_OUT_OF_ORDER_SEQUENCE_NUMBER);
+    fill_in_sequence(f, 100, 101);
+}
+
+/* Until a number that is written down says that the log was synced, its identity may not be: it is
+ * synced before the durable end moves, and before a start is written down. */
+static void identity_is_synced_before_a_number_counts(void **state)
+{
+    struct log_fixture *f = *state;
+    struct errmsg why;
+
+    fill(f, 10);
+    reopen(f);
+    assert_true(f->log->metadata_dirty);
+    assert_int_equal(log_advance_start(f->log, 10), ERR_NONE);
+    assert_int_equal(log_manager_save_starts(f->manager, &why), ERR_NONE);
+    assert_true(log_start_is_settled(f->log, 10));
+    assert_false(f->log->metadata_dirty);
+    reopen(f);
+    assert_false(f->log->metadata_dirty);
+    assert_int_equal(log_start_offset(f->log), 10);
+}
+
 /* ---- what was cut ---- */
+
+/* What an earlier recovery has kept under the same name may be the last copy: it stays. */
+static void second_cut_takes_another_name(void **state)
+{
+    struct log_fixture *f = *state;
+    char name[64];
+
+    fill(f, 50);
+    log_fixture_crash(f);
+    log_fixture_flip(f, FIRST, log_fixture_file_size(f, FIRST) / 2);
+    log_fixture_open(f);
+
+    int64_t end = log_end_offset(f->log);
+    uint64_t position = log_active(f->log)->size_bytes;
+
+    (void)snprintf(name, sizeof name, "00000000000000000000.%lld.unsynced.cut", (long long)end);
+
+    uint64_t size = log_fixture_file_size(f, name);
+
+    fill(f, 3);
+    log_fixture_crash(f);
+    log_fixture_flip(f, FIRST, position + 100);
+    log_fixture_open(f);
+    assert_int_equal(log_end_offset(f->log), end);
+    assert_int_equal(log_fixture_file_size(f, name), size);
+    (void)snprintf(name, sizeof name, "00000000000000000000.%lld.2.unsynced.cut", (long long)end);
+    assert_true(log_fixture_exists(f, name));
+}
 
 static int count_cut(struct log_fixture *f, int64_t offset)
 {
@@ -910,7 +1187,7 @@ static void what_was_cut_goes_when_in_sync(void **state)
     assert_true(count_cut(f, end));
     assert_int_equal(log_end_offset(f->log), end);
 
-    log_set_in_sync(f->log, true);
+    log_set_in_sync(f->log, true, false);
     (void)test_env_run(&f->t);
     assert_false(count_cut(f, end));
     assert_int_equal(log_durable_end_offset(f->log), end);
@@ -920,11 +1197,45 @@ static void what_was_cut_goes_when_in_sync(void **state)
     assert_true(log_manager_started_clean(f->manager));
 }
 
+/* Of a partition with one replica nobody else has it: it stays, over any kind of stop, until a
+ * later recovery cuts something else. */
+static void what_was_cut_stays_with_a_single_replica(void **state)
+{
+    struct log_fixture *f = *state;
+    int64_t ends[2];
+
+    fill(f, 50);
+    for (int life = 0; life < 2; life++) {
+        log_fixture_crash(f);
+        log_fixture_flip(f, FIRST, log_fixture_file_size(f, FIRST) * 3 / 4);
+        log_fixture_open(f);
+        ends[life] = log_end_offset(f->log);
+        assert_true(log_was_cut(f->log));
+        log_set_in_sync(f->log, false, true);
+        (void)test_env_run(&f->t);
+        assert_true(count_cut(f, ends[life]));
+    }
+    assert_true(ends[1] < ends[0]);
+    assert_false(count_cut(f, ends[0]));
+    for (int life = 0; life < 2; life++) {
+        log_fixture_close(f);
+        log_fixture_open(f);
+        log_set_in_sync(f->log, false, true);
+        sync_and_checkpoint(f);
+        assert_true(count_cut(f, ends[1]));
+    }
+}
+
 int main(void)
 {
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
     const struct CMUnitTest tests[] = {
         TEST(kill_loses_nothing),
+        TEST(unsynced_tail_is_written_again),
+        TEST(room_of_a_roll_comes_back),
+        TEST(deletion_keeps_producers),
+        TEST(identity_is_synced_before_a_number_counts),
+        TEST(second_cut_takes_another_name),
         TEST(torn_tail_is_cut_and_kept),
         TEST(corruption_below_is_never_cut),
         TEST(missing_records_are_noticed),
@@ -933,6 +1244,9 @@ int main(void)
         TEST(hints_are_rebuilt),
         TEST(lying_index_misleads_nobody),
         TEST(deleted_records_may_be_missing),
+        TEST(damaged_start_hides_nothing),
+        TEST(leap_into_the_next_segment_ends_the_log),
+        TEST(deleted_start_survives_a_crash),
         TEST(torn_snapshot_is_passed_over),
         TEST(any_flipped_byte_is_survived),
         TEST(empty_active_segment_takes_appends),
@@ -955,6 +1269,7 @@ int main(void)
         TEST(end_of_an_emptied_log_is_remembered),
         TEST(cut_is_kept_before_it_is_made),
         TEST(what_was_cut_goes_when_in_sync),
+        TEST(what_was_cut_stays_with_a_single_replica),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
