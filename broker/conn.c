@@ -95,6 +95,8 @@ void conn_close(struct conn *c)
         iobuf_unref(c->leftover);
     ioqueue_deinit(&c->out);
     list_remove(&c->node);
+    if (w->finishing == c)
+        w->finishing = NULL;
     if (list_linked(&c->flush_node))
         list_remove(&c->flush_node);
     if (list_linked(&c->starved_node))
@@ -207,10 +209,29 @@ static struct request *next_to_start(struct conn *c)
             return n == c->requests.head.next || request_is_produce(r) ? r : NULL;
         if (r->state != REQUEST_APPENDED && r->state != REQUEST_ANSWERED)
             return NULL;
-        if (!request_is_produce(r))
+        if (!request_is_produce(r) || r->close_after)
             return NULL;
     }
     return NULL;
+}
+
+/* C1: what waits at the front lets the next one of its kind go on. Returns whether it was told. */
+static bool supersede(struct conn *c)
+{
+    struct list_node *n = list_first(&c->requests);
+
+    if (n == NULL || n->next == &c->requests.head)
+        return false;
+
+    struct request *first = list_entry(n, struct request, node);
+    const struct request *second = list_entry(n->next, struct request, node);
+    void (*end_wait)(struct request * r) = first->on_superseded;
+
+    if (first->state != REQUEST_STARTED || end_wait == NULL || second->api != first->api)
+        return false;
+    first->on_superseded = NULL;
+    end_wait(first);
+    return true;
 }
 
 static bool may_take_more(const struct conn *c)
@@ -238,6 +259,8 @@ static void pump(struct conn *c)
             dispatch_start(r);
             continue;
         }
+        if (supersede(c))
+            continue;
         if (c->leftover == NULL || !may_take_more(c) || !feed_leftover(c))
             break;
     }
@@ -390,13 +413,37 @@ static enum err read_some(struct conn *c, size_t *n)
     return *n < most ? ERR_AGAIN : ERR_NONE;
 }
 
-static bool may_read(struct conn *c)
+/* Beyond the worker's share of bytes one connection may receive the rest of the request that it has
+ * begun; it keeps that right until the request's buffer is given back. Else requests that have
+ * begun could fill the share, each waiting for the others, and one larger than the share would
+ * never be whole. */
+static bool may_finish(const struct conn *c)
 {
-    if (c->leftover != NULL || !(c->frame != NULL || may_take_more(c)))
+    const struct worker *w = c->worker;
+
+    return c->frame != NULL && (w->finishing == NULL || w->finishing == c);
+}
+
+static bool is_starved(const struct conn *c)
+{
+    return c->worker->inflight_bytes >= c->worker->inflight_bytes_max &&
+           c->inflight_bytes >= WORKER_SCRATCH_BYTES; /* small requests always get through */
+}
+
+static bool may_read(const struct conn *c)
+{
+    if (c->reading_over || c->leftover != NULL || !(c->frame != NULL || may_take_more(c)))
         return false;
-    if (c->worker->inflight_bytes >= c->worker->inflight_bytes_max &&
-        c->inflight_bytes >= WORKER_SCRATCH_BYTES)
-        return false; /* small requests always get through */
+    return !is_starved(c) || may_finish(c);
+}
+
+/* The same, and takes the right to finish when that is what lets it read. */
+static bool begin_reading(struct conn *c)
+{
+    if (!may_read(c))
+        return false;
+    if (is_starved(c))
+        c->worker->finishing = c;
     return true;
 }
 
@@ -406,7 +453,7 @@ static void on_readable(struct conn *c)
     enum err e = ERR_NONE;
 
     touch(c);
-    while (e == ERR_NONE && total < READ_BYTES_PER_EVENT && may_read(c)) {
+    while (e == ERR_NONE && total < READ_BYTES_PER_EVENT && begin_reading(c)) {
         e = read_some(c, &n);
         total += n;
         /* A large request is served while its bytes are in the processor's cache, and before the
@@ -423,7 +470,7 @@ static void update_interest(struct conn *c)
 {
     unsigned want = c->blocked ? STREAM_WRITABLE : 0;
 
-    if (may_read(c))
+    if (begin_reading(c))
         want |= STREAM_READABLE;
     else if (!c->reading_over && !list_linked(&c->starved_node) &&
              c->worker->inflight_bytes >= c->worker->inflight_bytes_max)
@@ -433,15 +480,24 @@ static void update_interest(struct conn *c)
 
 void conn_resume_starved(struct worker *w)
 {
+    struct conn *f = w->finishing;
     struct list waiting;
     struct list_node *n;
 
-    if (w->inflight_bytes >= w->inflight_bytes_max || list_empty(&w->starved))
+    if (f != NULL && (f->inflight_bytes < WORKER_SCRATCH_BYTES || f->reading_over))
+        w->finishing = NULL;
+    if (list_empty(&w->starved) ||
+        (w->inflight_bytes >= w->inflight_bytes_max && w->finishing != NULL))
         return;
     list_init(&waiting);
     list_splice_back(&waiting, &w->starved);
-    while ((n = list_pop_front(&waiting)) != NULL)
-        update_interest(list_entry(n, struct conn, starved_node));
+    while ((n = list_pop_front(&waiting)) != NULL) {
+        struct conn *c = list_entry(n, struct conn, starved_node);
+
+        update_interest(c);
+        if (may_read(c))
+            touch(c); /* its silence was ours */
+    }
 }
 
 static void on_event(struct stream *s, unsigned events)
@@ -489,7 +545,8 @@ void conn_check_idle(struct worker *w, uint64_t now_ns)
 
         if (idle_ns < FRAME_STALL_NS && idle_ns < idle_max_ns)
             return; /* sorted: the rest has been active since */
-        if ((c->frame != NULL || c->length_have > 0) && idle_ns >= FRAME_STALL_NS) {
+        /* What we do not read for now is not the peer's fault. */
+        if ((c->frame != NULL || c->length_have > 0) && may_read(c) && idle_ns >= FRAME_STALL_NS) {
             refuse(c, "a request that began and did not go on");
             conn_close(c);
         } else if (idle_ns >= idle_max_ns && (list_empty(&c->requests) || c->blocked)) {

@@ -3,6 +3,7 @@
  * Rules [H11]
  *  C1  A request starts when all before it on the connection are answered; Produce alone may
  *      start while earlier Produce wait for acknowledgements (they are appended already).
+ *      A follower's Fetch in its long poll is ended by the Fetch that follows it [H12].
  *  C2  Answers leave in the order of the requests.
  *  C3  Beyond connection.inflight.requests.max or .bytes.max, or while the peer does not read its
  *      answers, the socket is not read.

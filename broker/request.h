@@ -53,6 +53,9 @@ struct request {
     void (*resume)(struct request *r);
     struct loop_timer timer; /* for request_park() */
     void (*on_deadline)(struct request *r);
+    /* Set while it waits and the next request of the connection ends the wait: a follower's Fetch
+     * [H12]. The handler answers then; it is called once. */
+    void (*on_superseded)(struct request *r);
     void *handler_state;      /* the handler's own, in the arena */
     struct proposal proposal; /* for request_propose() */
 };

@@ -53,9 +53,10 @@ struct worker {
     _Atomic int conn_count; /* read by whoever accepts */
     int64_t inflight_bytes; /* received and not yet answered */
     int64_t inflight_bytes_max;
-    struct list starved; /* connections that wait for inflight_bytes to fall */
-    struct list flush;   /* connections with answers to send at the end of this turn */
-    struct list orphans; /* requests whose connection has gone, until their handler ends them */
+    struct list starved;    /* connections that wait for inflight_bytes to fall */
+    struct conn *finishing; /* the one that may receive beyond inflight_bytes_max; see conn.c */
+    struct list flush;      /* connections with answers to send at the end of this turn */
+    struct list orphans;    /* requests whose connection has gone, until their handler ends them */
     struct loop_timer tick;
     uint8_t *scratch; /* WORKER_SCRATCH_BYTES */
     struct frame_buffer *frames[FRAME_CLASSES];

@@ -108,13 +108,18 @@ static void cached_unref(struct cached *e)
         free(e);
 }
 
-/* Takes what is requested; the name stays the entry's own. */
-static void cached_request(struct cached *e, const struct fetch_partition *p)
+/* Takes what is requested; the name stays the entry's own. A follower that names a partition says
+ * what it has: an answer that it has dropped as stale told it nothing. */
+static void cached_request(struct cached *e, const struct fetch_partition *p, bool from_follower)
 {
     struct str name = e->at.topic_name;
 
     e->at = *p;
     e->at.topic_name = name;
+    if (from_follower) {
+        e->high_watermark = p->high_watermark;
+        e->log_start_offset = p->log_start_offset;
+    }
 }
 
 static struct cached *session_add(struct fetch_session *s, const struct fetch_partition *p)
@@ -132,7 +137,7 @@ static struct cached *session_add(struct fetch_session *s, const struct fetch_pa
             memcpy(e->name, p->topic_name.ptr, name_size);
         e->at.topic_name = (struct str){e->name, (int32_t)name_size};
     }
-    cached_request(e, p);
+    cached_request(e, p, s->privileged);
     list_push_back(&s->order, &e->order);
     hmap_insert(&s->partitions, &e->node, partition_hash(s->partitions.seed, p, s->by_topic_id));
     return e;
@@ -419,7 +424,7 @@ static enum err session_update(struct fetch_session_cache *c, struct fetch_sessi
         struct cached *e = session_find(s, &q->partitions[i]);
 
         if (e != NULL) {
-            cached_request(e, &q->partitions[i]);
+            cached_request(e, &q->partitions[i], s->privileged);
             continue;
         }
         if (c->partition_count >= FETCH_SESSION_PARTITIONS_MAX) {
@@ -451,6 +456,8 @@ static enum err begin_incremental(struct fetch_session_cache *c, const struct fe
         return ERR_INVALID_FETCH_SESSION_EPOCH;
     if (s->by_topic_id != q->by_topic_id)
         return ERR_FETCH_SESSION_TOPIC_ID_ERROR;
+    if (s->privileged != q->from_follower) /* somebody else's */
+        return ERR_FETCH_SESSION_ID_NOT_FOUND;
 
     enum err e = session_update(c, s, q);
 
@@ -523,6 +530,15 @@ const struct fetch_partition *fetch_context_at(const struct fetch_context *x, in
 {
     CHECK(i >= 0 && i < x->count);
     return &x->items[i].at;
+}
+
+int64_t fetch_context_told_high_watermark(const struct fetch_context *x, int32_t i)
+{
+    CHECK(i >= 0 && i < x->count);
+
+    const struct context_item *item = &x->items[i];
+
+    return x->kind == CONTEXT_INCREMENTAL ? item->high_watermark : item->at.high_watermark;
 }
 
 bool fetch_context_includes(const struct fetch_context *x, int32_t i, const struct fetch_outcome *o)

@@ -41,6 +41,9 @@ struct fetch_partition {
     int64_t fetch_offset, log_start_offset;
     int32_t current_leader_epoch, last_fetched_epoch;
     int32_t partition_max_bytes;
+    /* Of followers; a consumer's session does not look at them. */
+    int64_t durable_end_offset; /* [H12]; -1: not told */
+    int64_t high_watermark;     /* that the follower has, from version 18 on; -1: not told */
 };
 
 struct fetch_request_view {
@@ -67,6 +70,10 @@ void fetch_session_end(struct fetch_context *x); /* frees the context; NULL is h
 /* What to fetch, in the order in which bytes are to be given out. */
 int32_t fetch_context_count(const struct fetch_context *x);
 const struct fetch_partition *fetch_context_at(const struct fetch_context *x, int32_t i);
+
+/* The high watermark that the follower was told last, or said it has when it named the partition
+ * since: the answer before may have been dropped there (F1). -1: not known. */
+int64_t fetch_context_told_high_watermark(const struct fetch_context *x, int32_t i);
 
 /* What became of partition i. */
 struct fetch_outcome {

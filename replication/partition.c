@@ -480,6 +480,33 @@ int64_t partition_low_watermark(const struct partition *p, const struct log_view
     return lowest;
 }
 
+int32_t partition_preferred_replica(const struct partition *p, int64_t offset,
+                                    const struct log_view *log,
+                                    bool (*wanted)(void *ctx, int32_t replica), void *ctx)
+{
+    int32_t best = -1;
+    int64_t best_end = -1;
+
+    if (p->role != PARTITION_LEADER)
+        return -1;
+    for (int i = 0; i < p->member_count; i++) {
+        const struct member *m = &p->members[i];
+        bool self = m->id == p->node_id;
+        int64_t start = self ? log->log_start_offset : m->log_start_offset;
+        int64_t end = self ? log->log_end_offset : m->log_end_offset;
+
+        if (!m->in_isr || !m->live || end < offset || start > offset || !wanted(ctx, m->id))
+            continue;
+        if (self)
+            return m->id;
+        if (end > best_end) {
+            best = m->id;
+            best_end = end;
+        }
+    }
+    return best;
+}
+
 /* ---- the log and the followers ---- */
 
 void partition_on_log(struct partition *p, const struct log_view *log, uint64_t now_ns,
@@ -502,7 +529,7 @@ static void note_fetch(struct member *m, const struct replica_fetch *f, const st
 {
     m->log_end_offset = f->fetch_offset;
     m->durable_end_offset =
-        f->durable_end_offset >= 0 ? MIN(f->durable_end_offset, f->fetch_offset) : f->fetch_offset;
+        f->durable_end_offset >= 0 ? MIN(f->durable_end_offset, f->fetch_offset) : -1;
     m->log_start_offset = f->log_start_offset;
     m->fetched_epoch = f->broker_epoch >= 0 ? f->broker_epoch : m->registered_epoch;
 
@@ -547,6 +574,15 @@ enum err partition_on_replica_fetch(struct partition *p, const struct replica_fe
     maybe_expand_isr(p, m, log, out);
     advance_high_watermark(p, log, now_ns, out);
     return ERR_NONE;
+}
+
+bool partition_lower_high_watermark(struct partition *p, int64_t offset)
+{
+    CHECK(p->role != PARTITION_LEADER); /* R2 */
+    if (offset >= p->high_watermark)
+        return false;
+    p->high_watermark = MAX(offset, 0);
+    return true;
 }
 
 void partition_on_leader_high_watermark(struct partition *p, int64_t high_watermark,

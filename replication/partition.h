@@ -46,7 +46,8 @@ struct partition_state {
     int64_t live_broker_epochs[PARTITION_REPLICAS_MAX];
     int replica_count, isr_count;
     int effective_min_isr;
-    bool recovering; /* unclean or last-known-leader election not settled yet [H21c] */
+    bool recovering;          /* unclean or last-known-leader election not settled yet [H21c] */
+    int32_t recovering_epoch; /* the last that began so, also when it has been settled; -1: none */
 };
 
 /* The log's numbers at the moment of the event. */
@@ -114,7 +115,7 @@ struct replica_fetch {
     int64_t broker_epoch; /* -1: unknown (old versions) */
     int32_t leader_epoch;
     int64_t fetch_offset;
-    int64_t durable_end_offset; /* -1: absent, then fetch_offset [H12] */
+    int64_t durable_end_offset; /* -1: absent, so not known: where it counts, -1 [H12] */
     int64_t log_start_offset;
 };
 /* A follower asked for records from `f->fetch_offset`: so it has everything before it. To be called
@@ -132,12 +133,21 @@ MUST_USE enum err partition_on_replica_fetch(struct partition *p, const struct r
  * partition epoch; what comes later about it changes nothing. */
 void partition_on_isr_result(struct partition *p, int32_t partition_epoch, bool refused,
                              const struct log_view *log, uint64_t now_ns, struct effects *out);
+/* Follower: the log is about to be cut to end at `offset`. The only way back for a high watermark
+ * [H21c]; returns whether it lay above. */
+MUST_USE bool partition_lower_high_watermark(struct partition *p, int64_t offset);
 /* Follower: what came from the leader is appended, and the leader's high watermark was this. */
 void partition_on_leader_high_watermark(struct partition *p, int64_t high_watermark,
                                         const struct log_view *log, struct effects *out);
 /* Looks for followers that lag longer than `lag_max_ns` and proposes to drop them. */
 void partition_on_tick(struct partition *p, const struct log_view *log, uint64_t lag_max_ns,
                        uint64_t now_ns, struct effects *out);
+
+/* KIP-392: a live member of the ISR whose log, as it last told, holds `offset`; the most caught-up
+ * first, this node before others. -1: none of those for which wanted() is true. */
+int32_t partition_preferred_replica(const struct partition *p, int64_t offset,
+                                    const struct log_view *log,
+                                    bool (*wanted)(void *ctx, int32_t replica), void *ctx);
 
 /* Least log start offset of the live replicas, for DeleteRecords [H34]. */
 int64_t partition_low_watermark(const struct partition *p, const struct log_view *log);

@@ -176,7 +176,6 @@ int32_t replica_fetcher_count(const struct replica_fetcher *f)
 static struct fetch_ask ask_of(const struct followed *p)
 {
     const struct fetch_log_view *log = &p->log;
-    bool behind = log->durable_counts && log->durable_end_offset != log->log_end_offset;
 
     return (struct fetch_ask){
         .key = p->key,
@@ -184,7 +183,7 @@ static struct fetch_ask ask_of(const struct followed *p)
         .last_fetched_epoch = log->last_epoch,
         .fetch_offset = log->log_end_offset,
         .log_start_offset = log->log_start_offset,
-        .durable_end_offset = behind ? log->durable_end_offset : -1,
+        .durable_end_offset = log->durable_counts ? log->durable_end_offset : -1,
         .high_watermark = log->high_watermark,
     };
 }
@@ -1186,4 +1185,16 @@ int64_t replica_fetcher_lag_max(const struct replica_fetcher *f)
     list_for_each (n, &f->order)
         most = MAX(most, lag_of(list_entry(n, struct followed, order)));
     return most;
+}
+
+int32_t replica_fetcher_failed_count(const struct replica_fetcher *f)
+{
+    int32_t count = 0;
+
+    list_for_each (n, &f->order) {
+        enum fetch_trouble t = list_entry(n, struct followed, order)->trouble;
+
+        count += t != FETCH_TROUBLE_NONE && t != FETCH_TROUBLE_LEADER;
+    }
+    return count;
 }

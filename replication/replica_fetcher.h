@@ -136,7 +136,7 @@ struct fetch_ask {
     struct fetch_key key;
     int32_t current_leader_epoch, last_fetched_epoch;
     int64_t fetch_offset, log_start_offset;
-    int64_t durable_end_offset; /* -1: leave the tag out, it equals fetch_offset or counts not */
+    int64_t durable_end_offset; /* -1: leave the tag out, it does not count here */
     int64_t high_watermark;     /* ours when this was sent; not told again when it moves */
 };
 
@@ -285,5 +285,8 @@ bool replica_fetcher_status(const struct replica_fetcher *f, const struct fetch_
                             struct fetch_status *out);
 /* The greatest lag (Kafka's MaxLag); looks at all. */
 int64_t replica_fetcher_lag_max(const struct replica_fetcher *f);
+/* Partitions that stand back for what no change of leaders explains (Kafka's
+ * FailedPartitionsCount); looks at all. */
+int32_t replica_fetcher_failed_count(const struct replica_fetcher *f);
 
 #endif

@@ -1,32 +1,9 @@
-#include "replication/replica_manager.h"
+#include "replication/replica_internal.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#include "protocol/base/hmap.h"
 #include "protocol/base/mutant.h"
-
-struct replica {
-    struct hmap_node node; /* in the manager */
-    atomic_int refs;
-    struct replica_manager *manager;
-    struct log *log; /* one reference */
-    struct mutex lock;
-    struct partition *partition GUARDED_BY(lock);
-    struct list waits GUARDED_BY(lock); /* in the order they came */
-    bool durable_counts GUARDED_BY(lock);
-    bool durable_ends GUARDED_BY(lock); /* durable_counts is to end with the next partition epoch */
-    int32_t partition_epoch GUARDED_BY(lock); /* last told */
-    bool cleanup_delete GUARDED_BY(lock);
-    bool removed GUARDED_BY(lock);
-};
-
-struct replica_manager {
-    struct replica_manager_options options;
-    struct mutex lock;
-    struct hmap replicas GUARDED_BY(lock); /* by topic id and partition */
-    uint64_t seed;
-};
 
 /* ---- finding ---- */
 
@@ -63,8 +40,9 @@ void replica_unref(struct replica *r)
 {
     if (r == NULL || atomic_fetch_sub_explicit(&r->refs, 1, memory_order_acq_rel) > 1)
         return;
-    CHECK(list_empty(&r->waits));
+    CHECK(list_empty(&r->waits) && list_empty(&r->follower_waits));
     partition_free(r->partition);
+    free(r->pending);
     log_unref(r->log);
     mutex_deinit(&r->lock);
     free(r);
@@ -90,7 +68,7 @@ struct replica *replica_manager_find(struct replica_manager *m, const struct uui
 
 /* ---- effects and waits ---- */
 
-static struct log_view look_at_log(const struct replica *r) REQUIRES(r->lock)
+struct log_view replica_log_view(const struct replica *r)
 {
     return (struct log_view){
         .log_start_offset = log_start_offset(r->log),
@@ -107,10 +85,30 @@ static void wake(struct replica_wait *w, enum replica_event event)
     w->wake(w, event); /* w may be gone now */
 }
 
-static void wake_all(struct replica *r) REQUIRES(r->lock)
+void replica_wake_all(struct replica *r)
 {
     list_for_each_safe (n, &r->waits)
         wake(list_entry(n, struct replica_wait, node), REPLICA_CHANGED);
+    list_for_each_safe (n, &r->follower_waits)
+        wake(list_entry(n, struct replica_wait, node), REPLICA_CHANGED);
+}
+
+/* Followers hear of records that are not committed yet, and of a high watermark that they do not
+ * know [H18]. */
+static void wake_followers(struct replica *r) REQUIRES(r->lock)
+{
+    if (list_empty(&r->follower_waits))
+        return;
+
+    int64_t high_watermark = partition_high_watermark(r->partition);
+    int64_t end = log_end_offset(r->log);
+
+    list_for_each_safe (n, &r->follower_waits) {
+        struct replica_wait *w = list_entry(n, struct replica_wait, node);
+
+        if (end >= w->offset || high_watermark > w->high_watermark)
+            wake(w, REPLICA_ADVANCED);
+    }
 }
 
 static void wake_reached(struct replica *r) REQUIRES(r->lock)
@@ -129,9 +127,7 @@ static void wake_reached(struct replica *r) REQUIRES(r->lock)
     }
 }
 
-/* What an event brought, inside the replica. A proposal leaves the node: the caller carries it out
- * with tell_node() once it has let go of the lock. */
-static void apply(struct replica *r, const struct effects *effects) REQUIRES(r->lock)
+void replica_apply(struct replica *r, const struct effects *effects)
 {
     for (int i = 0; i < effects->count; i++) {
         const struct effect *e = &effects->list[i];
@@ -139,13 +135,15 @@ static void apply(struct replica *r, const struct effects *effects) REQUIRES(r->
         if (e->kind == EFFECT_BEGIN_EPOCH)
             log_begin_leader_epoch(r->log, e->epoch);
         else if (e->kind == EFFECT_FAIL_WAITERS)
-            wake_all(r);
-        else if (e->kind == EFFECT_HW_ADVANCED)
+            replica_wake_all(r);
+        else if (e->kind == EFFECT_HW_ADVANCED) {
             wake_reached(r);
+            wake_followers(r);
+        }
     }
 }
 
-static void tell_node(struct replica *r, const struct effects *effects)
+void replica_tell_node(struct replica *r, const struct effects *effects)
 {
     const struct replica_manager_options *o = &r->manager->options;
 
@@ -154,7 +152,7 @@ static void tell_node(struct replica *r, const struct effects *effects)
             o->on_alter_isr(o->ctx, log_identity(r->log), &effects->list[i]);
 }
 
-static uint64_t now(const struct replica *r)
+uint64_t replica_now_ns(const struct replica *r)
 {
     return env_now_ns(r->manager->options.env);
 }
@@ -164,7 +162,7 @@ void replica_wait_add(struct replica *r, struct replica_wait *w)
     mutex_lock(&r->lock);
     CHECK(w->replica == NULL);
     w->replica = r;
-    list_push_back(&r->waits, &w->node);
+    list_push_back(w->log_end ? &r->follower_waits : &r->waits, &w->node);
     mutex_unlock(&r->lock);
 }
 
@@ -190,20 +188,29 @@ static struct replica *replica_of_log(struct replica_manager *m, struct log *l)
 
 static void on_log_moved(void *ctx, struct log *l)
 {
-    struct replica *r = replica_of_log(ctx, l);
+    struct replica_manager *m = ctx;
+    struct replica *r = replica_of_log(m, l);
     struct effects effects;
 
     if (r == NULL)
         return;
     mutex_lock(&r->lock);
+    if (r->cutting) { /* whoever cuts looks afterwards */
+        mutex_unlock(&r->lock);
+        replica_unref(r);
+        return;
+    }
 
-    struct log_view view = look_at_log(r);
+    struct log_view view = replica_log_view(r);
+    bool follows = partition_role(r->partition) == PARTITION_FOLLOWER;
 
-    partition_on_log(r->partition, &view, now(r), &effects);
-    apply(r, &effects);
+    partition_on_log(r->partition, &view, replica_now_ns(r), &effects);
+    replica_apply(r, &effects);
     wake_reached(r); /* the durable end or the start has moved, if not the high watermark */
     mutex_unlock(&r->lock);
-    tell_node(r, &effects);
+    replica_tell_node(r, &effects);
+    if (follows && m->follower.on_log != NULL)
+        m->follower.on_log(m->follower.ctx, r);
     replica_unref(r);
 }
 
@@ -215,9 +222,11 @@ static void on_log_offline(void *ctx, struct log *l, const char *why)
     if (r == NULL)
         return;
     mutex_lock(&r->lock);
-    wake_all(r);
+    replica_wake_all(r);
     mutex_unlock(&r->lock);
     m->options.on_offline(m->options.ctx, log_identity(l), why);
+    if (m->follower.on_state != NULL)
+        m->follower.on_state(m->follower.ctx, r);
     replica_unref(r);
 }
 
@@ -238,9 +247,17 @@ static void take_out(struct replica *r)
 {
     mutex_lock(&r->lock);
     r->removed = true;
-    wake_all(r);
+    replica_wake_all(r);
     mutex_unlock(&r->lock);
+    if (r->manager->follower.on_state != NULL)
+        r->manager->follower.on_state(r->manager->follower.ctx, r);
     replica_unref(r);
+}
+
+void replica_manager_observe_followers(struct replica_manager *m,
+                                       const struct replica_follower_observer *o)
+{
+    m->follower = *o;
 }
 
 void replica_manager_free(struct replica_manager *m)
@@ -271,6 +288,8 @@ static struct replica *replica_new(struct replica_manager *m, struct log *log,
     mutex_init(&r->lock, m->options.env);
     r->partition = partition_new(m->options.node_id, high_watermark_checkpoint);
     list_init(&r->waits);
+    list_init(&r->follower_waits);
+    r->recovering_epoch = -1;
     r->cleanup_delete = true;
     r->partition_epoch = -1;
     return r;
@@ -321,23 +340,56 @@ void replica_manager_remove(struct replica_manager *m, const struct uuid *topic_
 
 /* ---- the image moved ---- */
 
-void replica_set_state(struct replica *r, const struct partition_state *s)
+static void count_isr_change(struct replica *r, int before, bool led) REQUIRES(r->lock)
 {
-    struct effects effects;
+    struct replica_manager *m = r->manager;
+    int after = partition_isr_count(r->partition);
 
-    mutex_lock(&r->lock);
+    if (!led || partition_role(r->partition) != PARTITION_LEADER || after == before)
+        return;
+    (void)atomic_fetch_add(after < before ? &m->isr_shrinks : &m->isr_expands, 1);
+}
+
+void replica_take_state(struct replica *r, const struct partition_state *s, struct effects *effects)
+{
+    CHECK(!r->cutting);
     if (r->durable_ends && s->partition_epoch > r->partition_epoch) {
         r->durable_ends = false;
         r->durable_counts = false;
     }
     r->partition_epoch = MAX(r->partition_epoch, s->partition_epoch);
+    r->recovering_epoch =
+        MAX(r->recovering_epoch, s->recovering ? s->leader_epoch : s->recovering_epoch);
 
-    struct log_view view = look_at_log(r);
+    struct log_view view = replica_log_view(r);
+    bool led = partition_role(r->partition) == PARTITION_LEADER;
+    int isr_before = partition_isr_count(r->partition);
 
-    partition_on_state(r->partition, s, &view, now(r), &effects);
-    apply(r, &effects);
+    partition_on_state(r->partition, s, &view, replica_now_ns(r), effects);
+    count_isr_change(r, isr_before, led);
+    replica_apply(r, effects);
+    wake_reached(r); /* DeleteRecords waits for live followers only [H34] */
+}
+
+void replica_set_state(struct replica *r, const struct partition_state *s)
+{
+    const struct replica_follower_observer *o = &r->manager->follower;
+    struct effects effects = {.count = 0};
+
+    mutex_lock(&r->lock);
+    bool later = r->cutting;
+
+    if (!later) {
+        replica_take_state(r, s, &effects);
+    } else if (r->pending == NULL || s->partition_epoch >= r->pending->partition_epoch) {
+        if (r->pending == NULL)
+            r->pending = xmalloc(sizeof *r->pending);
+        *r->pending = *s;
+    }
     mutex_unlock(&r->lock);
-    tell_node(r, &effects);
+    replica_tell_node(r, &effects);
+    if (!later && o->on_state != NULL)
+        o->on_state(o->ctx, r);
 }
 
 void replica_isr_result(struct replica *r, int32_t partition_epoch, bool refused)
@@ -346,12 +398,13 @@ void replica_isr_result(struct replica *r, int32_t partition_epoch, bool refused
 
     mutex_lock(&r->lock);
 
-    struct log_view view = look_at_log(r);
+    struct log_view view = replica_log_view(r);
 
-    partition_on_isr_result(r->partition, partition_epoch, refused, &view, now(r), &effects);
-    apply(r, &effects);
+    partition_on_isr_result(r->partition, partition_epoch, refused, &view, replica_now_ns(r),
+                            &effects);
+    replica_apply(r, &effects);
     mutex_unlock(&r->lock);
-    tell_node(r, &effects);
+    replica_tell_node(r, &effects);
 }
 
 void replica_configure(struct replica *r, const struct log_config *config)
@@ -362,6 +415,7 @@ void replica_configure(struct replica *r, const struct log_config *config)
     log_configure(r->log, config);
     mutex_lock(&r->lock);
     r->cleanup_delete = config->cleanup_delete;
+    r->cleanup_compact = config->cleanup_compact;
     if (durable) {
         r->durable_counts = true;
         r->durable_ends = false;
@@ -371,13 +425,13 @@ void replica_configure(struct replica *r, const struct log_config *config)
         r->durable_counts = false;
     }
 
-    struct log_view view = look_at_log(r);
+    struct log_view view = replica_log_view(r);
 
-    partition_on_log(r->partition, &view, now(r), &effects);
-    apply(r, &effects);
+    partition_on_log(r->partition, &view, replica_now_ns(r), &effects);
+    replica_apply(r, &effects);
     wake_reached(r); /* who waits for a sync that is not asked for any more looks again */
     mutex_unlock(&r->lock);
-    tell_node(r, &effects);
+    replica_tell_node(r, &effects);
     if (durable)
         log_request_sync(r->log); /* what was written before the change counts once it is synced */
 }
@@ -427,6 +481,19 @@ static enum err check_leader(struct replica *r, int32_t leader_epoch) REQUIRES(r
     return partition_check_leader(r->partition, leader_epoch);
 }
 
+/* Whether a client may read here: from a follower too where it can (KIP-392), unless its log is
+ * being cut. */
+static enum err check_reader(struct replica *r, const struct replica_read *q) REQUIRES(r->lock)
+{
+    enum err e = check_leader(r, q->leader_epoch);
+
+    if (e != ERR_NOT_LEADER_OR_FOLLOWER || r->cutting)
+        return e;
+    if (q->replica_id == -2)
+        return ERR_NONE;
+    return q->from_any && partition_role(r->partition) == PARTITION_FOLLOWER ? ERR_NONE : e;
+}
+
 /* ---- produce ---- */
 
 /* acks=1 of a flush.messages=1 topic waits for this log alone, acks=all for the high watermark. */
@@ -454,10 +521,11 @@ static enum err append(struct replica *r, const struct replica_append *a,
     if (e != ERR_NONE)
         return e;
 
-    struct log_view view = look_at_log(r);
+    struct log_view view = replica_log_view(r);
 
-    partition_on_log(r->partition, &view, now(r), effects);
-    apply(r, effects);
+    partition_on_log(r->partition, &view, replica_now_ns(r), effects);
+    replica_apply(r, effects);
+    wake_followers(r);
     out->required_offset = out->log.last_offset + 1;
     out->done =
         is_acknowledged(r, a->acks, out->required_offset) || (MUTANT(28) && out->log.duplicate);
@@ -481,7 +549,7 @@ enum err replica_append(struct replica *r, const struct replica_append *a,
     out->leader_id = partition_leader(r->partition);
     out->leader_epoch = partition_leader_epoch(r->partition);
     mutex_unlock(&r->lock);
-    tell_node(r, &effects);
+    replica_tell_node(r, &effects);
     if (sync)
         log_request_sync(r->log);
     return e;
@@ -533,17 +601,15 @@ static enum err begin_read(struct replica *r, const struct replica_read *q,
 {
     mutex_lock(&r->lock);
 
-    enum err e = check_leader(r, q->leader_epoch);
+    enum err e = check_reader(r, q);
     int64_t unstable = log_first_unstable_offset(r->log);
 
-    if (e == ERR_NOT_LEADER_OR_FOLLOWER && q->replica_id == -2)
-        e = ERR_NONE;
     out->high_watermark = partition_high_watermark(r->partition);
     out->last_stable_offset = MIN(out->high_watermark, unstable);
     out->log_start_offset = log_start_offset(r->log);
     out->leader_id = partition_leader(r->partition);
     out->leader_epoch = partition_leader_epoch(r->partition);
-    if (q->replica_id == -2)
+    if (q->replica_id != -1)
         *end = log_end_offset(r->log);
     else /* a leader that has not settled is read up to its high watermark all the same [H18] */
         *end = q->read_committed ? out->last_stable_offset : out->high_watermark;
@@ -575,6 +641,56 @@ enum err replica_read(struct replica *r, const struct replica_read *q,
     if (e != ERR_NONE)
         ioqueue_init(&out->data.data);
     return e;
+}
+
+/* Counts what the follower has, after it is clear that its log agrees with ours up to there. */
+static enum err count_fetch(struct replica *r, const struct replica_fetch *f,
+                            struct effects *effects) REQUIRES(r->lock)
+{
+    struct log_view view = replica_log_view(r);
+    int64_t low = partition_low_watermark(r->partition, &view);
+    enum err e = partition_on_replica_fetch(r->partition, f, &view, replica_now_ns(r), effects);
+
+    if (e != ERR_NONE)
+        return e;
+    replica_apply(r, effects);
+    if (partition_low_watermark(r->partition, &view) > low)
+        wake_reached(r); /* DeleteRecords waits for it [H34] */
+    return ERR_NONE;
+}
+
+enum err replica_on_fetch(struct replica *r, const struct replica_fetch *f,
+                          int32_t last_fetched_epoch, struct replica_read_result *out)
+{
+    const struct replica_read q = {.log = {.offset = f->fetch_offset},
+                                   .last_fetched_epoch = last_fetched_epoch};
+    struct effects effects = {.count = 0};
+
+    mutex_lock(&r->lock);
+
+    enum err e = check_leader(r, f->leader_epoch);
+
+    out->log_start_offset = log_start_offset(r->log);
+    out->high_watermark = partition_high_watermark(r->partition);
+    if (e == ERR_NONE)
+        e = check_divergence(r, &q, out);
+    if (e == ERR_NONE && out->diverging_epoch < 0)
+        e = count_fetch(r, f, &effects);
+    mutex_unlock(&r->lock);
+    replica_tell_node(r, &effects);
+    return e;
+}
+
+int32_t replica_preferred(struct replica *r, int64_t offset,
+                          bool (*wanted)(void *ctx, int32_t replica), void *ctx)
+{
+    mutex_lock(&r->lock);
+
+    struct log_view view = replica_log_view(r);
+    int32_t id = partition_preferred_replica(r->partition, offset, &view, wanted, ctx);
+
+    mutex_unlock(&r->lock);
+    return id;
 }
 
 /* ---- the other questions ---- */
@@ -632,7 +748,7 @@ enum err replica_delete_records(struct replica *r, int64_t offset, int64_t *requ
     if (e == ERR_NONE && target > log_start_offset(r->log))
         e = log_advance_start(r->log, target);
     if (e == ERR_NONE) {
-        struct log_view view = look_at_log(r);
+        struct log_view view = replica_log_view(r);
 
         *requested = target;
         *low_watermark = partition_low_watermark(r->partition, &view);
@@ -648,7 +764,7 @@ bool replica_deleted(struct replica *r, int64_t requested, int64_t *low_watermar
     *err = check_leader(r, -1);
     *low_watermark = -1;
     if (*err == ERR_NONE) {
-        struct log_view view = look_at_log(r);
+        struct log_view view = replica_log_view(r);
 
         *low_watermark = partition_low_watermark(r->partition, &view);
     }
@@ -696,12 +812,12 @@ static void tick_one(void *ctx, struct replica *r)
 
     mutex_lock(&r->lock);
 
-    struct log_view view = look_at_log(r);
+    struct log_view view = replica_log_view(r);
 
-    partition_on_tick(r->partition, &view, *lag_max_ns, now(r), &effects);
-    apply(r, &effects);
+    partition_on_tick(r->partition, &view, *lag_max_ns, replica_now_ns(r), &effects);
+    replica_apply(r, &effects);
     mutex_unlock(&r->lock);
-    tell_node(r, &effects);
+    replica_tell_node(r, &effects);
 }
 
 void replica_manager_tick(struct replica_manager *m, uint64_t lag_max_ns)
@@ -764,8 +880,24 @@ static double read_offline(void *ctx)
     return total(ctx).offline;
 }
 
+static double read_shrinks(void *ctx)
+{
+    return (double)atomic_load(&((struct replica_manager *)ctx)->isr_shrinks);
+}
+
+static double read_expands(void *ctx)
+{
+    return (double)atomic_load(&((struct replica_manager *)ctx)->isr_expands);
+}
+
 void replica_manager_register_metrics(struct replica_manager *m, struct metrics *metrics)
 {
+    metrics_add_callback(metrics, METRIC_COUNTER, "kafka_server_replicamanager_isrshrinks_total",
+                         "", "In-sync replica sets of led partitions that became smaller",
+                         read_shrinks, m);
+    metrics_add_callback(metrics, METRIC_COUNTER, "kafka_server_replicamanager_isrexpands_total",
+                         "", "In-sync replica sets of led partitions that became larger",
+                         read_expands, m);
     metrics_add_callback(metrics, METRIC_GAUGE, "kafka_server_replicamanager_leadercount", "",
                          "Partitions that this node leads", read_leaders, m);
     metrics_add_callback(metrics, METRIC_GAUGE, "kafka_server_replicamanager_partitioncount", "",

@@ -13,6 +13,7 @@
 #include "protocol/base/logger.h"
 #include "protocol/base/metrics.h"
 #include "replication/partition.h"
+#include "replication/replica_fetcher.h"
 #include "storage/log.h"
 #include "storage/log_dir.h"
 
@@ -33,6 +34,19 @@ struct replica_manager_options {
 struct replica_manager *replica_manager_new(const struct replica_manager_options *o);
 void replica_manager_free(struct replica_manager *m);
 
+/* Who fetches for the followers among the replicas; any thread, no lock held. */
+struct replica_follower_observer {
+    /* A state was taken in, the log went offline, or the replica was removed: see
+     * replica_following(). */
+    void (*on_state)(void *ctx, struct replica *r);
+    /* A follower's durable end or start moved. */
+    void (*on_log)(void *ctx, struct replica *r);
+    void *ctx;
+};
+/* Before the first replica is added. */
+void replica_manager_observe_followers(struct replica_manager *m,
+                                       const struct replica_follower_observer *o);
+
 /* Makes the replica (its log exists) or returns the one that is there. */
 struct replica *replica_manager_add(struct replica_manager *m, struct log *log,
                                     int64_t high_watermark_checkpoint);
@@ -47,6 +61,7 @@ struct replica *replica_ref(struct replica *r);
 void replica_unref(struct replica *r);
 struct log *replica_log(struct replica *r); /* borrowed */
 
+/* While the log is being cut the state waits; the newest is taken in when that is over. */
 void replica_set_state(struct replica *r, const struct partition_state *s);
 /* What became of the proposal that on_alter_isr() carried out in `partition_epoch`: see
  * partition_on_isr_result(). */
@@ -102,7 +117,9 @@ struct replica_read {
     int32_t leader_epoch;        /* current leader epoch as the client knows it, -1: not checked */
     int32_t last_fetched_epoch;  /* KIP-595 diverging epoch, -1: not checked */
     bool read_committed;
-    int32_t replica_id; /* -1: consumer; -2: debugging consumer (reads to the log end, anywhere) */
+    int32_t replica_id; /* -1: consumer; -2: debugging consumer (reads to the log end, anywhere);
+                           else a follower (reads to the log end) */
+    bool from_any;      /* a consumer that may read from followers (KIP-392) */
 };
 struct replica_read_result {
     struct log_read_result data; /* empty queue when nothing is readable */
@@ -116,6 +133,55 @@ struct replica_read_result {
  * case (an empty queue after an error) and the queue and `aborted` are the caller's. */
 MUST_USE enum err replica_read(struct replica *r, const struct replica_read *q,
                                struct replica_read_result *out);
+
+/* A follower's Fetch: what it says of its log is counted if its last epoch shows that the logs
+ * agree up to there; else *out says where they part (diverging_epoch). Once per request and
+ * partition of its session, named or not; then replica_read(). Sets also log_start_offset and
+ * high_watermark, in every case. Errors: as partition_on_replica_fetch(), ERR_KAFKA_STORAGE_ERROR,
+ * ERR_UNKNOWN_TOPIC_OR_PARTITION. */
+MUST_USE enum err replica_on_fetch(struct replica *r, const struct replica_fetch *f,
+                                   int32_t last_fetched_epoch, struct replica_read_result *out);
+/* partition_preferred_replica() */
+int32_t replica_preferred(struct replica *r, int64_t offset,
+                          bool (*wanted)(void *ctx, int32_t replica), void *ctx);
+
+/* ---- following (replica_follow.c) ---- */
+
+struct replica_following {
+    int32_t leader, leader_epoch, recovering_epoch;
+    bool gaps_allowed; /* cleanup.policy=compact */
+};
+/* Whether this replica follows somebody, and whom. */
+bool replica_following(struct replica *r, struct replica_following *out);
+/* False while the log is being cut: look again when the cut is done. */
+bool replica_fetch_view(struct replica *r, struct fetch_log_view *out);
+
+/* What a leader sent (FETCH_EFFECT_TAKE); `records` are whole, validated batches. */
+struct replica_take {
+    int32_t leader_epoch;
+    int64_t expected_end;
+    const uint8_t *records;
+    size_t records_size;
+    int64_t leader_high_watermark, leader_log_start_offset;
+    int64_t now_unix_ms;
+};
+/* Appends, then follows the leader's high watermark and log start as far as our log reaches.
+ * *taken: the bytes that were appended, also before an error. ERR_AGAIN: log_wait_for_room() for
+ * *room bytes, then repeat with the rest. ERR_FENCED_LEADER_EPOCH (not a follower in that epoch),
+ * ERR_OFFSET_OUT_OF_RANGE (the log does not end there), ERR_KAFKA_STORAGE_ERROR and as
+ * log_append_replicated(). */
+MUST_USE enum err replica_take(struct replica *r, const struct replica_take *t, size_t *taken,
+                               size_t *room);
+
+struct replica_cut {
+    int32_t leader_epoch;
+    int64_t offset;
+    bool restart; /* drop everything, begin at `offset` */
+};
+/* [pool] log_truncate() or log_restart(). Meanwhile the replica neither leads nor takes. When
+ * `offset` is below the high watermark that goes back first, on the disk too: a restart would else
+ * take what comes in its place for committed. ERR_FENCED_LEADER_EPOCH, ERR_KAFKA_STORAGE_ERROR. */
+MUST_USE enum err replica_cut(struct replica *r, const struct replica_cut *c);
 
 /* ---- the other questions of clients ---- */
 
@@ -150,6 +216,10 @@ struct replica_wait {
     struct replica *replica; /* borrowed; set while registered */
     int64_t offset;          /* wake when the high watermark is >= this; -1: at any advance */
     bool durable;            /* compare with this log's own durable end instead */
+    /* A follower waits: wake when this log's own end is >= offset, or the high watermark is above
+     * `high_watermark`. Of the caller, before it is added. */
+    bool log_end;
+    int64_t high_watermark;
     /* With the replica's lock held, on any thread: post a message and nothing else. The wait has
      * been unregistered, and may be freed by whoever gets the message. */
     void (*wake)(struct replica_wait *w, enum replica_event event);

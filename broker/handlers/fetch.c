@@ -1,4 +1,4 @@
-/* broker/handlers/fetch.c -- Fetch, versions 4 to 18, from consumers.
+/* broker/handlers/fetch.c -- Fetch, versions 4 to 18, from consumers and followers.
  *
  * One pass reads every partition of the session or request in the order in which bytes are given
  * out (KIP-74): the first batch of the first partition that has any is returned whole, whatever
@@ -12,8 +12,14 @@
  *
  * Records go from the log into the answer as slices, uncopied.
  *
- * Fetches of followers (replica id >= 0) are told to come again: no broker of this version sends
- * them.
+ * A follower (replica id >= 0) is one that comes in by the inter-broker listener and says its
+ * registered broker epoch and the token of that registration; whoever else says that he is one is
+ * told to come again. It reads to the log's end, and asking is acknowledging: each request counts
+ * for all partitions of its session (partition.h), once, before anything is read. Its wait ends
+ * also when the high watermark moves beyond what it knows [H18], and when its next Fetch arrives
+ * [H12].
+ *
+ * A consumer may be sent to a follower in its own rack, and be served by it (KIP-392).
  */
 #include <stdlib.h>
 
@@ -23,6 +29,7 @@
 #include "broker/node.h"
 #include "broker/topic_settings_cache.h"
 #include "protocol/compress.h"
+#include "protocol/fetch_tags.h"
 
 /* Reading again after loading normally finds everything in memory; under memory pressure it may be
  * gone again. Then the answer goes out without what is not there. */
@@ -36,6 +43,9 @@ struct fetch_item {
     enum err err;
     enum err load_err;
     bool must_load; /* set by a pass, cleared when loaded */
+    bool counted;   /* a follower's: once per request */
+    enum err count_err;
+    int32_t preferred; /* KIP-392: who should be asked instead; -1: nobody */
     struct replica_read_result read;
 };
 
@@ -44,10 +54,14 @@ struct fetch {
     struct fetch_context *context;
     struct fetch_item *items;
     int32_t count;
-    int32_t replica_id;
+    int32_t replica_id; /* -1: consumer; -2: debugging consumer */
+    int64_t broker_epoch;
+    bool follower; /* it is who it says */
     size_t bytes_max, bytes_min, bytes;
     bool read_committed;
-    bool last; /* the pass that makes the answer */
+    bool from_any;   /* a consumer that may be served by followers (KIP-392) */
+    struct str rack; /* where it is, when it is to be sent to one nearby; null: not */
+    bool last;       /* the pass that makes the answer */
     int load_attempts;
 };
 
@@ -109,7 +123,7 @@ static enum err locate(struct request *r, struct fetch *s, struct fetch_item *it
     item->replica = NULL;
     item->topic_id = t != NULL ? t->id : (struct uuid){{0}};
     /* Authorization, once it exists: READ on the topic, before anything is told about it. */
-    if (s->replica_id >= 0)
+    if (s->replica_id >= 0 && !s->follower)
         return item->at->current_leader_epoch >= 0 ? ERR_UNKNOWN_LEADER_EPOCH
                                                    : ERR_NOT_LEADER_OR_FOLLOWER;
 
@@ -138,6 +152,7 @@ static void read_one(struct fetch *s, struct fetch_item *item, size_t bytes_left
                                  .last_fetched_epoch = at->last_fetched_epoch,
                                  .read_committed = s->read_committed,
                                  .replica_id = s->replica_id,
+                                 .from_any = s->from_any,
                              },
                              &item->read);
     if (item->err == ERR_AGAIN) {
@@ -146,6 +161,52 @@ static void read_one(struct fetch *s, struct fetch_item *item, size_t bytes_left
     } else if (item->err == ERR_NONE && item->read.data.cold) {
         item->must_load = true;
     }
+}
+
+/* What the follower has of this partition counts, in the request's first pass. An offset that is
+ * not in the log is found again by reading, which says where the log starts. */
+static enum err count_follower(const struct fetch *s, struct fetch_item *item)
+{
+    const struct fetch_partition *at = item->at;
+    struct replica_fetch f = {
+        .replica = s->replica_id,
+        .broker_epoch = s->broker_epoch,
+        .leader_epoch = at->current_leader_epoch,
+        .fetch_offset = at->fetch_offset,
+        .durable_end_offset = at->durable_end_offset,
+        .log_start_offset = at->log_start_offset,
+    };
+
+    if (!item->counted)
+        item->count_err = replica_on_fetch(item->replica, &f, at->last_fetched_epoch, &item->read);
+    item->counted = true;
+    return item->count_err == ERR_OFFSET_OUT_OF_RANGE ? ERR_NONE : item->count_err;
+}
+
+struct rack_query {
+    const struct request *request;
+    struct str rack;
+};
+
+static bool is_in_rack(void *ctx, int32_t id)
+{
+    const struct rack_query *q = ctx;
+    const struct broker_image *b = image_broker(request_image(q->request), id);
+
+    return b != NULL && !b->fenced && str_eq(b->rack, q->rack);
+}
+
+/* KIP-392: -1, or the replica in the client's rack that should be asked instead of this node. */
+static int32_t preferred_replica(const struct request *r, const struct fetch *s,
+                                 const struct fetch_item *item)
+{
+    struct rack_query q = {.request = r, .rack = s->rack};
+    int32_t id;
+
+    if (str_is_null(s->rack))
+        return -1;
+    id = replica_preferred(item->replica, item->at->fetch_offset, is_in_rack, &q);
+    return id == r->home->config->node_id ? -1 : id;
 }
 
 /* Reads everything, in order; returns whether something must be loaded first. */
@@ -159,20 +220,39 @@ static bool read_all(struct request *r, struct fetch *s)
 
         drop_read(item);
         item->must_load = false;
+        item->preferred = -1;
         item->err = item->load_err != ERR_NONE ? item->load_err : locate(r, s, item);
+        if (item->err == ERR_NONE && s->follower)
+            item->err = count_follower(s, item);
         if (item->err != ERR_NONE)
             continue;
-        read_one(s, item, s->bytes_max > s->bytes ? s->bytes_max - s->bytes : 0, s->bytes == 0);
+        item->preferred = preferred_replica(r, s, item);
+        if (item->preferred >= 0)
+            read_one(s, item, 0, false); /* only where it stands */
+        else
+            read_one(s, item, s->bytes_max > s->bytes ? s->bytes_max - s->bytes : 0, s->bytes == 0);
         s->bytes += item->read.data.bytes;
         must_load = must_load || item->must_load;
     }
     return must_load;
 }
 
-/* Whether nothing is to be waited for, whatever the bytes. */
-static bool is_news(const struct fetch_item *item)
+/* A follower does not know how far the log is committed: it serves readers too, and may lead next
+ * [H18]. */
+static bool knows_less(const struct fetch *s, int32_t i)
 {
-    return item->err != ERR_NONE || item->read.diverging_epoch >= 0;
+    int64_t told = s->follower ? fetch_context_told_high_watermark(s->context, i) : -1;
+
+    return told >= 0 && s->items[i].read.high_watermark > told;
+}
+
+/* Whether nothing is to be waited for, whatever the bytes. */
+static bool is_news(const struct fetch *s, int32_t i)
+{
+    const struct fetch_item *item = &s->items[i];
+
+    return item->err != ERR_NONE || item->read.diverging_epoch >= 0 || item->preferred >= 0 ||
+           knows_less(s, i);
 }
 
 /* ---- the answer ---- */
@@ -209,12 +289,15 @@ static bool fill_partition(struct request *r, const struct fetch *s, struct fetc
                            struct fetch_response_partition_data *out)
 {
     bool whole = item->err == ERR_NONE;
+    /* A follower that is out of range must know where to begin anew. */
+    bool told = whole || (s->follower && item->err == ERR_OFFSET_OUT_OF_RANGE);
 
     out->partition_index = item->at->partition;
     out->error_code = err_to_wire(shown_error(r, item));
-    out->high_watermark = whole ? item->read.high_watermark : -1;
+    out->high_watermark = told ? item->read.high_watermark : -1;
     out->last_stable_offset = whole ? item->read.last_stable_offset : -1;
-    out->log_start_offset = whole ? item->read.log_start_offset : -1;
+    out->log_start_offset = told ? item->read.log_start_offset : -1;
+    out->preferred_read_replica = whole ? item->preferred : -1;
     out->records = item->read.data.bytes > 0 ? RECORDS_QUEUE(&item->read.data.data)
                                              : (struct records){(const uint8_t *)"", 0, NULL};
     if (r->version >= 12 && item->read.diverging_epoch >= 0) {
@@ -323,7 +406,7 @@ static struct fetch_outcome outcome_of(const struct fetch_item *item)
         .high_watermark = whole ? item->read.high_watermark : -1,
         .last_stable_offset = whole ? item->read.last_stable_offset : -1,
         .log_start_offset = whole ? item->read.log_start_offset : -1,
-        .preferred_read_replica = -1,
+        .preferred_read_replica = whole ? item->preferred : -1,
         .diverging = item->read.diverging_epoch >= 0,
     };
 }
@@ -430,12 +513,21 @@ static void read_last(struct request *r)
 
 static void complete(struct request *r)
 {
+    r->on_superseded = NULL;
     waiter_stop(&fetch_of(r)->waiter, read_last);
 }
 
 static void watch(struct fetch *s, int32_t i)
 {
     struct fetch_item *item = &s->items[i];
+
+    if (s->follower && item->replica != NULL) {
+        int64_t told = fetch_context_told_high_watermark(s->context, i);
+
+        waiter_watch_log_end(&s->waiter, i, item->replica, item->at->fetch_offset + 1,
+                             told >= 0 ? told : INT64_MAX);
+        return;
+    }
     /* Any further advance of the high watermark; one that asks beyond it waits for its offset. */
     int64_t from = MAX(item->at->fetch_offset, item->read.high_watermark);
 
@@ -455,7 +547,7 @@ static bool look_again(struct fetch *s, int32_t i)
     ioqueue_deinit(&item->read.data.data);
     ioqueue_init(&item->read.data.data);
     s->bytes += item->read.data.bytes;
-    return is_news(item) || item->must_load;
+    return is_news(s, i) || item->must_load;
 }
 
 /* Stands in the replica's list, then looks again: it may have moved before. */
@@ -487,6 +579,8 @@ static void park(struct request *r, struct fetch *s)
         request_overflow(r);
         return;
     }
+    if (s->follower)
+        r->on_superseded = complete;
     /* max.wait counts from when the request was begun. */
     waiter_set_deadline(&s->waiter, r->started_ns + (uint64_t)in->max_wait_ms * 1000000u);
     check(r); /* nothing stands in a list yet: it looks at all */
@@ -512,7 +606,7 @@ static void read_first(struct request *r)
         if (is_unknown(&s->items[i]))
             continue;
         known++;
-        news = news || is_news(&s->items[i]);
+        news = news || is_news(s, i);
     }
     news = news || known == 0;
     if (news || in->max_wait_ms <= 0 || s->bytes >= s->bytes_min)
@@ -535,11 +629,13 @@ static void view_partition(struct fetch_partition *out, const struct fetch_reque
         .current_leader_epoch = p->current_leader_epoch,
         .last_fetched_epoch = p->last_fetched_epoch,
         .partition_max_bytes = p->partition_max_bytes,
+        .durable_end_offset = fetch_tags_durable_end(p),
+        .high_watermark = p->high_watermark != INT64_MAX ? p->high_watermark : -1,
     };
 }
 
 /* The request as the session cache wants to see it; false without memory. */
-static bool view_request(struct request *r, struct fetch_request_view *q)
+static bool view_request(struct request *r, bool from_follower, struct fetch_request_view *q)
 {
     const struct fetch_request *in = r->body;
     int64_t count = 0, forgotten = 0;
@@ -574,13 +670,21 @@ static bool view_request(struct request *r, struct fetch_request_view *q)
         .session_id = r->version >= 7 ? in->session_id : 0,
         .session_epoch = r->version >= 7 ? in->session_epoch : -1,
         .by_topic_id = by_topic_id(r),
-        .from_follower = false,
+        .from_follower = from_follower,
         .partitions = named,
         .partition_count = (int32_t)count,
         .forgotten = named + count,
         .forgotten_count = (int32_t)forgotten,
     };
     return true;
+}
+
+/* KIP-392 */
+static bool selects_by_rack(const struct request *r)
+{
+    struct str class = config_value(r->home->config, NULL, "replica.selector.class");
+
+    return str_eq_lit(class, "org.apache.kafka.common.replica.RackAwareReplicaSelector");
 }
 
 static bool take_context(struct request *r, struct fetch *s)
@@ -596,11 +700,42 @@ static bool take_context(struct request *r, struct fetch *s)
         s->items[i].at = fetch_context_at(s->context, i);
         ioqueue_init(&s->items[i].read.data.data);
     }
-    s->replica_id = r->version >= 15 ? in->replica_state.replica_id : in->replica_id;
     s->bytes_max = (size_t)MAX(MIN(in->max_bytes, r->home->config->fetch_max_bytes), 0);
     s->bytes_min = MIN((size_t)MAX(in->min_bytes, 0), s->bytes_max);
-    s->read_committed = in->isolation_level == 1;
+    s->read_committed = in->isolation_level == 1 && !s->follower;
+    s->from_any = s->replica_id == -1 && r->version >= 11;
+    s->rack = s->from_any && in->rack_id.len > 0 && selects_by_rack(r) ? in->rack_id : STR_NULL;
     return true;
+}
+
+/* Asking is acknowledging: nobody but the registered incarnation of a broker may do it (KIP-903),
+ * and that it is one shows in the token of its registration. Its registration may not have reached
+ * us yet: it comes again. */
+static bool is_follower(const struct request *r, int32_t replica_id)
+{
+    const struct fetch_request *in = r->body;
+    const struct broker_image *b = image_broker(request_image(r), replica_id);
+    struct uuid token;
+
+    return r->version >= 15 && request_listener(r)->inter_broker && b != NULL &&
+           replica_id != r->home->config->node_id && b->epoch == in->replica_state.replica_epoch &&
+           fetch_tags_token(in, &token) && !uuid_is_zero(&token) &&
+           uuid_eq(&b->incarnation, &token);
+}
+
+static void take_reader(struct request *r, struct fetch *s)
+{
+    const struct fetch_request *in = r->body;
+
+    s->replica_id = r->version >= 15 ? in->replica_state.replica_id : in->replica_id;
+    s->broker_epoch = r->version >= 15 ? in->replica_state.replica_epoch : -1;
+    s->follower = s->replica_id >= 0 && is_follower(r, s->replica_id);
+    if (s->replica_id >= 0 && !s->follower &&
+        worker_first_offence(r->worker, request_peer_host(r), "no follower"))
+        log_warn(r->home->logger, "fetch",
+                 "%s: fetches as broker %d, which it is not, or not by the inter-broker listener, "
+                 "or whose registration is not known here yet (told once for this peer)",
+                 request_peer(r), s->replica_id);
 }
 
 void handle_fetch(struct request *r)
@@ -610,7 +745,12 @@ void handle_fetch(struct request *r)
 
     request_response(r);
     counter_add(&r->worker->metrics.fetch_requests, 1);
-    if (s == NULL || !view_request(r, &q)) {
+    if (s == NULL) {
+        request_overflow(r);
+        return;
+    }
+    take_reader(r, s);
+    if (!view_request(r, s->follower, &q)) {
         request_overflow(r);
         return;
     }

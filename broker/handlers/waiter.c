@@ -34,8 +34,8 @@ static void on_wake(struct replica_wait *wait, enum replica_event event)
         request_post(w->request, on_message);
 }
 
-void waiter_watch(struct waiter *w, int32_t i, struct replica *replica, int64_t offset,
-                  bool durable)
+static void watch(struct waiter *w, int32_t i, struct replica *replica,
+                  const struct replica_wait *how)
 {
     struct waiter_entry *e = &w->entries[i];
 
@@ -43,11 +43,24 @@ void waiter_watch(struct waiter *w, int32_t i, struct replica *replica, int64_t 
     e->replica = replica;
     e->waiter = w;
     e->watched = true;
-    e->wait.offset = offset;
-    e->wait.durable = durable;
+    e->wait = *how;
     e->wait.wake = on_wake;
     atomic_store(&e->woken, false);
     replica_wait_add(replica, &e->wait);
+}
+
+void waiter_watch(struct waiter *w, int32_t i, struct replica *replica, int64_t offset,
+                  bool durable)
+{
+    watch(w, i, replica, &(struct replica_wait){.offset = offset, .durable = durable});
+}
+
+void waiter_watch_log_end(struct waiter *w, int32_t i, struct replica *replica, int64_t offset,
+                          int64_t high_watermark)
+{
+    watch(w, i, replica,
+          &(struct replica_wait){
+              .offset = offset, .log_end = true, .high_watermark = high_watermark});
 }
 
 bool waiter_take_woken(struct waiter *w, int32_t i)

@@ -42,6 +42,10 @@ MUST_USE bool waiter_init(struct waiter *w, struct request *r, int32_t count,
  * changed. Having registered, the caller looks again: it may have been so already. */
 void waiter_watch(struct waiter *w, int32_t i, struct replica *replica, int64_t offset,
                   bool durable);
+/* The same for a follower: once the log ends at `offset` or beyond, or the high watermark is above
+ * the one given. */
+void waiter_watch_log_end(struct waiter *w, int32_t i, struct replica *replica, int64_t offset,
+                          int64_t high_watermark);
 /* Whether entry i was woken (or never watched); clears it. */
 bool waiter_take_woken(struct waiter *w, int32_t i);
 void waiter_unwatch(struct waiter *w, int32_t i);

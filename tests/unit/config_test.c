@@ -754,6 +754,32 @@ static void bad_listeners_are_refused(void **state)
 
 /* ---- voters [H25, H27] ---- */
 
+#define CONTROLLER_LISTENER "listeners=PLAINTEXT://:9092,CONTROLLER://:9093"
+
+/* Several voters: with a controller listener where the list says, and a secret once one of them is
+ * another machine. */
+static void several_voters(void **state)
+{
+    static const char *const accepted[] = {
+        "controller.quorum.voters=1@localhost:9093,2@localhost:9095,3@localhost:9097",
+        "controller.quorum.voters=3@c:9093,1@a:9093,2@b:9093\ncluster.secret=x",
+        "controller.quorum.voters=1@a:9093,2@b:9093,3@c:9093\nallow.insecure.peers=true",
+        "controller.quorum.voters=1@a:19093,2@b:9093,3@c:9093\ncluster.secret=x\n"
+        "advertised.listeners=PLAINTEXT://a:9092,CONTROLLER://a:19093",
+    };
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_COUNT(accepted); i++) {
+        char text[512];
+        struct config *c;
+
+        (void)snprintf(text, sizeof text, "%s\n%s", CONTROLLER_LISTENER, accepted[i]);
+        c = load_ok(text);
+        assert_int_equal(c->voter_count, 3);
+        config_free(c);
+    }
+}
+
 static void voters_are_this_node_alone(void **state)
 {
     static const char *const one_node[] = {
@@ -772,9 +798,19 @@ static void voters_are_this_node_alone(void **state)
     } refused[] = {
         {"controller.quorum.voters=1@a:9093,2@b:9093,3@c:9093",
          "add the line cluster.secret=SECRET"},
-        {"controller.quorum.voters=1@a:9093,2@b:9093\ncluster.secret=x", "not built yet"},
-        {"controller.quorum.voters=1@a:9093,2@b:9093\nallow.insecure.peers=true", "not built yet"},
-        {"controller.quorum.voters=1@localhost:9093,2@localhost:9095", "not built yet"},
+        {"controller.quorum.voters=1@a:9093,2@b:9093\ncluster.secret=x",
+         "cannot reach the controller listener CONTROLLER on 127.0.0.1"},
+        {"controller.quorum.voters=1@a:9093,2@b:9093\ncluster.secret=x\n"
+         "listeners=PLAINTEXT://:9092",
+         "add one for port 9093, by which the other voters reach this node"},
+        {"controller.quorum.voters=2@localhost:9093,3@localhost:9095", "does not name this node"},
+        {"controller.quorum.voters=1@a:9094,2@b:9093\ncluster.secret=x\n" CONTROLLER_LISTENER,
+         "is reached at port 9094, but its controller listener CONTROLLER is on port 9093"},
+        {"controller.quorum.voters=1@a:9093,2@a:9093\ncluster.secret=x\n" CONTROLLER_LISTENER,
+         "gives node 1 and node 2 the same address a:9093"},
+        {"controller.quorum.voters=1@localhost:9093,2@b:9093\ncluster.secret="
+         "x\n" CONTROLLER_LISTENER,
+         "names this node by localhost, where the voter on b cannot reach it"},
         {"controller.quorum.voters=2@localhost:9093", "does not name this node"},
         {"controller.quorum.voters=1@localhost", "expected id@host:port"},
         {"controller.quorum.voters=x@localhost:1", "expected id@host:port"},
@@ -1379,6 +1415,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(three_listeners_as_in_docker),
         cmocka_unit_test(listeners_are_read_as_written),
         cmocka_unit_test(bad_listeners_are_refused),
+        cmocka_unit_test(several_voters),
         cmocka_unit_test(voters_are_this_node_alone),
         cmocka_unit_test(values_get_kafkas_verdict),
         cmocka_unit_test(offset_reset_takes_words_and_durations),

@@ -286,8 +286,29 @@ static void a_large_frame_is_served_at_once(void **state)
     assert_int_equal(f->worker->frames_cached_bytes, 128 * 1024);
 }
 
-/* What was not read because the worker holds too much (B3) is read once it holds less. */
-static void reading_goes_on_when_the_worker_holds_less(void **state)
+/* Another connection of the same worker takes the place of the one that feed() and run() mean. */
+static struct script *open_another(struct fixture *f)
+{
+    struct script *before = f->script;
+
+    f->script = calloc(1, sizeof *f->script);
+    *f->script = (struct script){
+        .stream = {.ops = &script_ops}, .read_max = before->read_max, .send_room = SIZE_MAX};
+    assert_true(connection_limits_open(&f->node.connections, "192.0.2.1", 10, 10));
+    atomic_fetch_add(&f->worker->conn_count, 1);
+    conn_open(f->worker, &f->script->stream, &f->listener);
+    return before;
+}
+
+static void close_other(struct script *s)
+{
+    if (!s->closed)
+        conn_close(s->stream.ctx);
+    free(s);
+}
+
+/* A request may be larger than all that its worker should hold (B3). */
+static void a_request_beyond_the_share_is_received(void **state)
 {
     struct fixture *f = *state;
 
@@ -295,13 +316,66 @@ static void reading_goes_on_when_the_worker_holds_less(void **state)
     f->worker->inflight_bytes_max = 66000;
     feed_large(f, 7, 90000);
     run(f);
+    assert_int_equal(f->script->out_size, 20);
+}
+
+/* What was not read because the worker holds too much (B3) is read once it holds less: here when
+ * the connection that was let go on has its answer. */
+static void reading_goes_on_when_the_worker_holds_less(void **state)
+{
+    struct fixture *f = *state;
+    struct script *first;
+
+    f->script->read_max = 4096;
+    f->worker->inflight_bytes_max = 66000;
+    feed_large(f, 7, 90000);
+    f->script->in_size -= 10000;
+    run(f);
+    assert_true(f->script->wanted & STREAM_READABLE);
+    first = open_another(f);
+    feed_large(f, 8, 90000);
+    run(f);
     assert_int_equal(f->script->out_size, 0);
     assert_false(f->script->wanted & STREAM_READABLE);
-    f->worker->inflight_bytes_max = 1 << 20; /* as if others had been answered */
+
+    struct script *second = f->script;
+
+    f->script = first;
+    f->script->in_size += 10000;
     run(f);
+    assert_int_equal(f->script->out_size, 20);
+    assert_true(second->wanted & STREAM_READABLE);
+    f->script = second;
+    run(f);
+    assert_int_equal(f->script->out_size, 20);
+    close_other(first);
+}
+
+/* The connection that was let go on may also end: then the next one is, and none is blamed for
+ * what we did not read. */
+static void a_connection_that_ends_lets_the_next_one_finish(void **state)
+{
+    struct fixture *f = *state;
+    struct script *first;
+
+    f->script->read_max = 4096;
+    f->worker->inflight_bytes_max = 66000;
+    feed_large(f, 7, 90000);
+    f->script->in_size -= 10000;
+    run(f);
+    first = open_another(f);
+    feed_large(f, 8, 90000);
+    run(f);
+    assert_false(f->script->wanted & STREAM_READABLE);
+    test_env_advance_ms(&f->t, 61000);
+    conn_check_idle(f->worker, env_now_ns(&f->t.env));
+    assert_true(first->closed);
+    assert_false(f->script->closed);
     assert_true(f->script->wanted & STREAM_READABLE);
     run(f);
     assert_int_equal(f->script->out_size, 20);
+    assert_int_equal(counter_get(&f->worker->metrics.bad_requests), 1);
+    close_other(first);
 }
 
 /* A peer that sends much and reads nothing is not read any more (B3), and served when it does. */
@@ -405,6 +479,25 @@ static void end_of_stream_with_a_full_socket(void **state)
     assert_true(f->script->closed);
 }
 
+/* Nor is it spun for when its side ends within a request. */
+static void end_of_stream_within_a_request(void **state)
+{
+    struct fixture *f = *state;
+    uint8_t request[REQUEST_BYTES];
+
+    f->script->send_room = 0;
+    feed(f, request, unknown_versions(request, 1));
+    feed(f, request, REQUEST_BYTES - 1);
+    f->script->eof = true;
+    run(f);
+    assert_false(f->script->closed);
+    assert_false(f->script->wanted & STREAM_READABLE);
+    f->script->send_room = SIZE_MAX;
+    run(f);
+    assert_int_equal(f->script->out_size, 20);
+    assert_true(f->script->closed);
+}
+
 /* A request that begins and does not go on is given up after a minute; a silent connection only
  * after connections.max.idle.ms. */
 static void stalled_frames_and_idle_connections_close(void **state)
@@ -441,7 +534,9 @@ int main(void)
         CASE(frames_arrive_in_pieces),
         CASE(large_frames_arrive_in_pieces),
         CASE(a_large_frame_is_served_at_once),
+        CASE(a_request_beyond_the_share_is_received),
         CASE(reading_goes_on_when_the_worker_holds_less),
+        CASE(a_connection_that_ends_lets_the_next_one_finish),
         CASE(a_peer_that_does_not_read_is_not_read),
         CASE(garbage_closes_after_the_answers),
         CASE(tls_hello_closes),
@@ -451,6 +546,7 @@ int main(void)
         CASE(bytes_behind_a_request_close),
         CASE(end_of_stream_after_a_request),
         CASE(end_of_stream_with_a_full_socket),
+        CASE(end_of_stream_within_a_request),
         CASE(stalled_frames_and_idle_connections_close),
         CASE(idle_connections_close),
     };

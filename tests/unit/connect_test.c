@@ -8,6 +8,7 @@
 #include <cmocka.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "broker/env_uv.h"
 
@@ -123,6 +124,14 @@ static void step_no_such_name(struct world *w)
     connect_to(w, "no such name", 1, 5000000000u);
 }
 
+static void step_impossible_name(struct world *w)
+{
+    static char name[1024];
+
+    memset(name, 'a', sizeof name - 1);
+    connect_to(w, name, 1, 5000000000u);
+}
+
 static void step_too_late(struct world *w)
 {
     connect_to(w, "127.0.0.1", w->port, 0);
@@ -180,6 +189,8 @@ static void where_nobody_listens_it_is_refused(void **state)
     run(w, step_connect);
     assert_int_equal(w->err, ERR_REFUSED);
     run(w, step_no_such_name);
+    assert_int_equal(w->err, ERR_CLOSED);
+    run(w, step_impossible_name);
     assert_int_equal(w->err, ERR_CLOSED);
     world_free(w);
 }

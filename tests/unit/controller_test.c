@@ -1,6 +1,8 @@
 /* The controller writes into a command whatever the state machine must not decide. */
 #include "meta_fixture.h"
 
+#include "raft-meta/packing.h"
+
 static int setup(void **state)
 {
     *state = meta_new(2);
@@ -102,6 +104,90 @@ static void stale_growth_still_fits(void **state)
     meta_command__free_unpacked(second, NULL);
 }
 
+/* Leaders go home: only those that are away, whose first replica is in the ISR and may lead. */
+static void leaders_go_home(void **state)
+{
+    struct meta *m = *state;
+    const struct partition_image *p;
+    MetaCommand *c;
+    int32_t home;
+
+    m->controller.voter_count = 2;
+    assert_int_equal(meta_do(m, create_topic("t", 4, 2)), ERR_NONE);
+    assert_null(controller_balance(m->image));
+    home = partition_of(m, "t", 0)->replicas[0];
+    assert_int_equal(meta_do(m, fence(m, home)), ERR_NONE);
+    assert_null(controller_balance(m->image)); /* the node is not there */
+    assert_int_equal(meta_do(m, unfence(m, home)), ERR_NONE);
+    assert_null(controller_balance(m->image)); /* it is not in sync */
+
+    /* In sync again, as its leader proposes. */
+    for (int32_t i = 0; i < 4; i++) {
+        struct partition_image n;
+        int32_t isr[2];
+
+        p = partition_of(m, "t", i);
+        if (p->isr_count == 2)
+            continue;
+        n = *p;
+        isr[0] = p->replicas[0];
+        isr[1] = p->replicas[1];
+        n.isr = isr;
+        n.isr_count = 2;
+        n.elr_count = 0;
+
+        struct image *next = image_edit(m->image);
+
+        image_put_partition(next, &image_topic(m->image, STR_LIT("t"))->id, i, &n);
+        image_unref(m->image);
+        m->image = next;
+    }
+    c = controller_balance(m->image);
+    assert_non_null(c);
+    assert_int_equal(c->elect_leaders->election_type, 0);
+    assert_int_equal(c->elect_leaders->n_items, 2);
+    assert_int_equal(meta_do(m, c), ERR_NONE);
+    for (int32_t i = 0; i < 4; i++)
+        assert_int_equal(partition_of(m, "t", i)->leader, partition_of(m, "t", i)->replicas[0]);
+    assert_null(controller_balance(m->image));
+}
+
+static void no_answer(void *ctx, struct submission *s, enum err e, MetaOutcome *o)
+{
+    (void)ctx;
+    (void)s;
+    (void)e;
+    (void)o;
+    assert_true(false);
+}
+
+/* Replicas are placed on whom the image shows alive: so not behind a fence in the same entry. */
+static void nothing_is_placed_behind_a_fence(void **state)
+{
+    struct meta *m = *state;
+    struct packing k;
+    MetaCommand *commands[] = {create_topic("before", 1, 1), fence(m, 1), create_topic("t", 1, 1)};
+    struct list_node *node;
+
+    packing_init(&k, &(struct packing_options){.node_id = 1,
+                                               .image = m->image,
+                                               .controller = &m->controller,
+                                               .unix_ms = 1,
+                                               .room = ROOM_ENOUGH,
+                                               .answer = no_answer});
+    for (int i = 0; i < 3; i++) {
+        struct submission *s = submission_new(commands[i], NULL, 1);
+
+        assert_int_equal(packing_add(&k, s), i < 2);
+        if (i == 2)
+            submission_free(s);
+        meta_command__free_unpacked(commands[i], NULL);
+    }
+    while ((node = list_pop_front(&k.packed)) != NULL)
+        submission_free(list_entry(node, struct submission, node));
+    packing_deinit(&k);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -110,6 +196,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(default_replication_factor, setup, teardown),
         cmocka_unit_test_setup_teardown(failure_to_place_is_noted, setup, teardown),
         cmocka_unit_test_setup_teardown(stale_growth_still_fits, setup, teardown),
+        cmocka_unit_test_setup_teardown(leaders_go_home, setup, teardown),
+        cmocka_unit_test_setup_teardown(nothing_is_placed_behind_a_fence, setup, teardown),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

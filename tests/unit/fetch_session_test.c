@@ -396,10 +396,33 @@ static void followers_sessions_come_first(void **state)
     assert_true(new_session(f, 1, true) != 0);
     assert_false(is_alive(f, b));
     f->now_ns += 2 * MINUTE_NS + 1;
-    fetch_session_end(begin(f, view(.session_id = c, .session_epoch = 1)));
+    assert_int_equal(begin_error(f, view(.session_id = c, .session_epoch = 1)),
+                     ERR_FETCH_SESSION_ID_NOT_FOUND); /* a consumer that guesses it */
+    fetch_session_end(begin(f, view(.session_id = c, .session_epoch = 1, .from_follower = true)));
     assert_true(new_session(f, 50, false) != 0); /* the other follower's was stale */
     assert_true(is_alive(f, c));
     assert_int_equal(new_session(f, 50, false), 0);
+}
+
+/* A follower that names a partition says what it has: what it was told before may have been dropped
+ * there. A consumer says nothing. */
+static void a_follower_says_what_it_knows(void **state)
+{
+    struct fixture *f = *state;
+    struct fetch_partition p = named("t", 0, 5);
+    struct fetch_outcome o = quiet(10);
+
+    for (int follower = 0; follower < 2; follower++) {
+        int32_t id = new_session(f, 1, follower == 1); /* told: 10 */
+        struct fetch_context *x;
+
+        p.high_watermark = 7;
+        x = begin(f, view(.session_id = id, .session_epoch = 1, .partitions = &p,
+                          .partition_count = 1, .from_follower = follower == 1));
+        assert_int_equal(fetch_context_told_high_watermark(x, 0), follower == 1 ? 7 : 10);
+        assert_int_equal(fetch_context_includes(x, 0, &o), follower == 1);
+        fetch_session_end(x);
+    }
 }
 
 /* What all sessions remember is bounded: a session that would outgrow it is closed. */
@@ -453,6 +476,7 @@ int main(void)
         t(a_stale_session_makes_room),
         t(a_smaller_old_session_makes_room_for_a_larger),
         t(followers_sessions_come_first),
+        t(a_follower_says_what_it_knows),
         t(remembered_partitions_are_bounded),
         t(a_session_lasts_many_requests),
     };

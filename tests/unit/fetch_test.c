@@ -1,5 +1,6 @@
 /* Fetch (broker/handlers/fetch.c): who gets how many bytes (KIP-74), when a request waits and what
  * ends the wait, and sessions [H32]. Each record of the stand-in log is a batch of 100 bytes. */
+#include "protocol/fetch_tags.h"
 #include "protocol/record_batch.h"
 
 #include <setjmp.h>
@@ -306,12 +307,12 @@ static void losing_the_leadership_ends_the_wait(void **state)
     struct fixture *f = *state;
 
     request(f, 16);
-    add(f, NULL, 1, 0, 100);
+    add(f, NULL, 1, 0, 100)->current_leader_epoch = 5;
     fetch(f);
     f->image.here.leader = 2; /* the image moves first */
     fixture_move_leader(f, 0);
     fixture_run(f);
-    assert_int_equal(answer(f, 0)->error_code, ERR_NOT_LEADER_OR_FOLLOWER);
+    assert_int_equal(answer(f, 0)->error_code, ERR_FENCED_LEADER_EPOCH);
     assert_int_equal(answer(f, 0)->current_leader.leader_id, 2);
     assert_int_equal(response(f)->node_endpoints.n, 1);
     assert_int_equal(response(f)->node_endpoints.v[0].port, 9093);
@@ -440,6 +441,162 @@ static void followers_are_told_to_come_again(void **state)
     assert_int_equal(f->logs[0].reads, 0);
 }
 
+static const struct uuid token = {{2, 7, 7}};
+
+/* Broker 2, registered in epoch 2001, by the inter-broker listener, is in the ISR of a-0. */
+static void admit_follower(struct fixture *f)
+{
+    f->listener.inter_broker = true;
+    f->image.brokers[1].incarnation = token;
+    f->image.brokers[1].epoch = 2001;
+    fixture_add_follower(f, 0);
+}
+
+static struct fetch_request_fetch_partition *follower_request(struct fixture *f, int64_t offset)
+{
+    struct fetch_request *in = request(f, 18);
+    struct fetch_request_fetch_partition *p = add(f, NULL, 1, 0, offset);
+
+    in->replica_state.replica_id = 2;
+    in->replica_state.replica_epoch = 2001;
+    assert_true(fetch_tags_set_token(&f->r.arena, in, &token));
+    p->current_leader_epoch = 5;
+    p->last_fetched_epoch = offset > 0 ? 5 : -1;
+    p->high_watermark = 0;
+    return p;
+}
+
+static int64_t high_watermark_of(struct fixture *f)
+{
+    struct replica *r = fixture_replica(f, 0);
+    struct replica_view v;
+
+    replica_look(r, &v);
+    replica_unref(r);
+    return v.high_watermark;
+}
+
+/* A follower reads beyond the high watermark, and what it asks for says what it has. */
+static void a_followers_fetch_is_its_acknowledgement(void **state)
+{
+    struct fixture *f = *state;
+
+    admit_follower(f);
+    f->logs[0].end = 110;
+    f->logs[0].epoch_end = 110;
+    follower_request(f, 105);
+    fetch(f);
+    assert_int_equal(answer(f, 0)->error_code, 0);
+    assert_int_equal(bytes_of(f, 0), 500);
+    assert_int_equal(high_watermark_of(f), 105);
+}
+
+/* Nobody else moves it: neither with a wrong token, nor without one, nor by a clients' listener,
+ * nor with the epoch of another registration. */
+static void nobody_acknowledges_for_a_follower(void **state)
+{
+    struct fixture *f = *state;
+    int64_t before;
+
+    admit_follower(f);
+    before = high_watermark_of(f);
+    f->logs[0].end = f->logs[0].epoch_end = 110;
+    for (int i = 0; i < 4; i++) {
+        follower_request(f, 110);
+        if (i == 0)
+            f->image.brokers[1].incarnation.b[15] = 1;
+        else if (i == 1)
+            ((struct fetch_request *)f->r.body)->unknown_tags = NULL;
+        else if (i == 2)
+            f->listener.inter_broker = false;
+        else
+            ((struct fetch_request *)f->r.body)->replica_state.replica_epoch = 2000;
+        fetch(f);
+        assert_int_equal(answer(f, 0)->error_code, ERR_UNKNOWN_LEADER_EPOCH);
+        assert_int_equal(high_watermark_of(f), before);
+        f->image.brokers[1].incarnation = token;
+        f->listener.inter_broker = true;
+    }
+}
+
+/* One whose log has parted from ours has acknowledged nothing, and hears where ours starts. */
+static void a_follower_that_must_cut_acknowledges_nothing(void **state)
+{
+    struct fixture *f = *state;
+    int64_t before;
+
+    admit_follower(f);
+    before = high_watermark_of(f);
+    f->logs[0].start = 3;
+    f->logs[0].end = 120;
+    f->logs[0].epoch_end = 90;
+    follower_request(f, 115)->last_fetched_epoch = 4;
+    fetch(f);
+    assert_int_equal(answer(f, 0)->diverging_epoch.end_offset, 90);
+    assert_int_equal(answer(f, 0)->log_start_offset, 3);
+    assert_int_equal(bytes_of(f, 0), 0);
+    assert_int_equal(high_watermark_of(f), before);
+    follower_request(f, 121)->last_fetched_epoch = -1; /* beyond our end */
+    fetch(f);
+    assert_int_equal(answer(f, 0)->error_code, ERR_OFFSET_OUT_OF_RANGE);
+    assert_int_equal(answer(f, 0)->log_start_offset, 3);
+    assert_int_equal(high_watermark_of(f), before);
+}
+
+/* A follower that has everything waits; its next request ends that at once. */
+static void the_next_fetch_ends_a_followers_wait(void **state)
+{
+    struct fixture *f = *state;
+    void (*superseded)(struct request * r);
+
+    admit_follower(f);
+    f->logs[0].epoch_end = 100;
+    follower_request(f, 100)->high_watermark = 100;
+    fetch(f);
+    expect_end(f, PENDING);
+    superseded = f->r.on_superseded;
+    assert_non_null(superseded);
+    f->r.on_superseded = NULL;
+    superseded(&f->r);
+    fixture_run(f);
+    assert_int_equal(bytes_of(f, 0), 0);
+}
+
+/* One that does not know how far the log is committed hears it at once [H18]. */
+static void a_follower_hears_of_the_high_watermark_at_once(void **state)
+{
+    struct fixture *f = *state;
+
+    admit_follower(f);
+    f->logs[0].epoch_end = 100;
+    follower_request(f, 100)->high_watermark = 90;
+    fetch(f);
+    assert_int_equal(answer(f, 0)->high_watermark, 100);
+}
+
+/* KIP-392: a consumer in the rack of an ISR member is sent there; else it is served here. */
+static void a_consumer_is_sent_to_its_rack(void **state)
+{
+    struct fixture *f = *state;
+
+    admit_follower(f);
+    f->logs[0].epoch_end = 100;
+    follower_request(f, 100)->high_watermark = 90;
+    fetch(f);
+    f->selector = "org.apache.kafka.common.replica.RackAwareReplicaSelector";
+    f->image.brokers[1].rack = str_from("near");
+    request(f, 16)->rack_id = str_from("near");
+    add(f, NULL, 1, 0, 90);
+    fetch(f);
+    assert_int_equal(answer(f, 0)->preferred_read_replica, 2);
+    assert_int_equal(bytes_of(f, 0), 0);
+    request(f, 16)->rack_id = str_from("far");
+    add(f, NULL, 1, 0, 90);
+    fetch(f);
+    assert_int_equal(answer(f, 0)->preferred_read_replica, -1);
+    assert_int_equal(bytes_of(f, 0), 1000);
+}
+
 /* Partitions of one topic that follow each other share an entry. */
 static void partitions_of_a_topic_stand_together(void **state)
 {
@@ -543,6 +700,12 @@ int main(void)
         fixture_test(a_failing_load_is_that_partitions_error),
         fixture_test(old_clients_cannot_read_zstd_topics),
         fixture_test(followers_are_told_to_come_again),
+        fixture_test(a_followers_fetch_is_its_acknowledgement),
+        fixture_test(nobody_acknowledges_for_a_follower),
+        fixture_test(a_follower_that_must_cut_acknowledges_nothing),
+        fixture_test(the_next_fetch_ends_a_followers_wait),
+        fixture_test(a_follower_hears_of_the_high_watermark_at_once),
+        fixture_test(a_consumer_is_sent_to_its_rack),
         fixture_test(partitions_of_a_topic_stand_together),
         fixture_test(a_session_answers_only_news),
         fixture_test(session_errors_are_the_whole_answer),

@@ -40,6 +40,7 @@ struct fixture {
     struct config config;
     struct listener_config listener;
     struct topic_settings settings; /* of every topic */
+    const char *selector;           /* replica.selector.class */
     struct image image;
     struct log logs[FIXTURE_LOGS];
     struct partition_state states[FIXTURE_LOGS];
@@ -241,6 +242,16 @@ const struct endpoint_image *node_endpoint(const struct broker_image *b, const c
 static struct topic_settings *fixture_settings(const struct config *c)
 {
     return &CONTAINER_OF((struct config *)(uintptr_t)c, struct fixture, config)->settings;
+}
+
+struct str config_value(const struct config *c, const struct image *i, const char *name)
+{
+    (void)i;
+    assert_string_equal(name, "replica.selector.class");
+
+    const char *v = CONTAINER_OF((struct config *)(uintptr_t)c, struct fixture, config)->selector;
+
+    return v != NULL ? str_from(v) : STR_NULL;
 }
 
 void config_topic_settings(const struct config *c, const struct image *i, struct str topic,

@@ -692,6 +692,9 @@ static void a_follower_that_has_not_synced_is_not_proposed(void **state)
                      ERR_NONE);
     assert_null(find_effect(f, EFFECT_ALTER_ISR));
     assert_int_equal(fetch(f, .replica = 3, .fetch_offset = 100), ERR_NONE);
+    assert_null(find_effect(f, EFFECT_ALTER_ISR)); /* who says nothing of it may have nothing */
+    assert_int_equal(fetch(f, .replica = 3, .fetch_offset = 100, .durable_end_offset = 100),
+                     ERR_NONE);
     expect_proposal(f, 3, 1, 2, 3);
 }
 

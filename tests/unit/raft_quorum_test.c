@@ -22,6 +22,7 @@
 #define WAIT_S    20
 #define TIME_OUT  300
 #define HEARTBEAT 30
+#define SESSION   900 /* ms; a heartbeat every 100 */
 
 struct cluster;
 
@@ -39,7 +40,8 @@ struct member {
     struct logger logger;
     struct errmsg why;
     enum err err;
-    int deltas;
+    _Atomic int deltas;
+    _Atomic bool serving;
     struct message start, stop, ready_message, closed_message;
     bool at_once;
 };
@@ -47,6 +49,7 @@ struct member {
 struct cluster {
     struct env *env;
     char dir[64];
+    bool sessions;
     int ports[NODES];
     struct member members[NODES];
     pthread_mutex_t lock;
@@ -132,6 +135,11 @@ static void on_closed(struct message *message)
     flag(m->c, &m->closed);
 }
 
+static void vitals(void *ctx, struct node_vitals *out)
+{
+    *out = (struct node_vitals){.serving = ((struct member *)ctx)->serving};
+}
+
 static void on_start(struct message *message)
 {
     struct member *m = CONTAINER_OF(message, struct member, start);
@@ -154,6 +162,9 @@ static void on_start(struct message *message)
         .had_raft_files = m->noted,
         .election_timeout_ms = TIME_OUT,
         .heartbeat_ms = HEARTBEAT,
+        .session_timeout_ms = m->c->sessions ? SESSION : 0,
+        .session_heartbeat_ms = 100,
+        .vitals = vitals,
         .slot = &m->slot,
         .on_delta = on_delta,
         .on_note_raft_files = on_note,
@@ -174,6 +185,7 @@ static void member_start(struct member *m)
     m->ready = m->failed = m->closed = m->began = false;
     m->incarnation++;
     m->deltas = 0;
+    m->serving = false;
     logger_init(&m->logger, m->c->env, LOG_INFO, false, sink, m);
     assert_int_equal(env_loop_new(m->c->env, "meta", NULL, NULL, &m->loop, &why), ERR_NONE);
     image_slot_init(&m->slot, m->c->env);
@@ -305,7 +317,7 @@ static void create(struct member *m, const char *name)
 
 static void register_node(struct member *m)
 {
-    uint8_t id[16] = {m->incarnation, (uint8_t)m->id}, directory[16] = {9, (uint8_t)m->id};
+    uint8_t id[16] = {2, m->incarnation, (uint8_t)m->id}, directory[16] = {9, (uint8_t)m->id};
     ProtobufCBinaryData directories[] = {{sizeof directory, directory}};
     MetaRegisterBroker r = META_REGISTER_BROKER__INIT;
     MetaUnfenceBroker u = META_UNFENCE_BROKER__INIT;
@@ -331,6 +343,7 @@ static void register_node(struct member *m)
     command.unfence_broker = &u;
     call_begin(m, &call, &command, META_LANE_NODE, WAIT_S * 1000);
     assert_int_equal(call_wait(&call), ERR_NONE);
+    m->serving = true;
 }
 
 /* ---- the cluster ---- */
@@ -710,6 +723,299 @@ static void lagging_voter_gets_a_snapshot(void **state)
     all_equal(c);
 }
 
+/* ---- sessions ---- */
+
+static int setup_sessions(void **state)
+{
+    if (setup(state) != 0)
+        return -1;
+    ((struct cluster *)*state)->sessions = true;
+    return 0;
+}
+
+static void start_and_register(struct cluster *c)
+{
+    start_all(c);
+    for (int k = 0; k < NODES; k++)
+        register_node(&c->members[k]);
+    all_equal(c);
+}
+
+static bool is_fenced(struct member *by, const struct member *who)
+{
+    struct image *i = image_slot_acquire(&by->slot);
+    bool fenced = image_broker(i, who->id)->fenced;
+
+    image_unref(i);
+    return fenced;
+}
+
+static int64_t epoch_of(struct member *by, const struct member *who)
+{
+    struct image *i = image_slot_acquire(&by->slot);
+    int64_t epoch = image_broker(i, who->id)->epoch;
+
+    image_unref(i);
+    return epoch;
+}
+
+static double ms_since(struct cluster *c, uint64_t began_ns)
+{
+    return (double)(env_now_ns(c->env) - began_ns) / 1e6;
+}
+
+/* Nobody is fenced or unfenced by anyone, as long as this takes. */
+static void nothing_changes(struct cluster *c, struct member *by, int ms)
+{
+    uint64_t began_ns = env_now_ns(c->env);
+
+    while (ms_since(c, began_ns) < ms) {
+        for (int k = 0; k < NODES; k++)
+            assert_false(c->members[k].up && is_fenced(by, &c->members[k]));
+        usleep(2000);
+    }
+}
+
+struct on_loop {
+    struct message message;
+    struct member *m;
+    struct peer_identity who;
+    int ms;
+    bool done;
+};
+
+static void run_stall(struct message *message)
+{
+    struct on_loop *o = CONTAINER_OF(message, struct on_loop, message);
+
+    usleep((unsigned)o->ms * 1000);
+    flag(o->m->c, &o->done);
+}
+
+static void run_gone(struct message *message)
+{
+    struct on_loop *o = CONTAINER_OF(message, struct on_loop, message);
+
+    node_sessions_on_gone(o->m->raft, &o->who);
+    flag(o->m->c, &o->done);
+}
+
+static void post(struct member *m, struct on_loop *o, void (*run)(struct message *message))
+{
+    o->m = m;
+    o->done = false;
+    o->message.run = run;
+    loop_post(m->loop, &o->message);
+}
+
+/* A process that hangs, its sockets open: there is no evidence, and its session ends in time, not
+ * earlier. When it goes on it is unfenced. */
+static void silent_node_is_fenced(void **state)
+{
+    struct cluster *c = *state;
+    struct member *leader, *a;
+    struct on_loop stall = {.ms = 2 * SESSION};
+    uint64_t began_ns;
+    double took;
+
+    start_and_register(c);
+    leader = leader_of(c, &c->members[0]);
+    a = other_than(c, leader, NULL);
+    nothing_changes(c, leader, SESSION + 200);
+    began_ns = env_now_ns(c->env);
+    post(a, &stall, run_stall);
+    UNTIL(is_fenced(leader, a));
+    took = ms_since(c, began_ns);
+    print_message("  fenced after %.0f ms of silence\n", took);
+    assert_true(took > SESSION - 150 && took < SESSION + 500);
+    assert_true(flag_wait(c, &stall.done, WAIT_S));
+    UNTIL(!is_fenced(leader, a));
+    UNTIL(!is_fenced(a, a));
+}
+
+/* A process that ends: fenced as soon as its connections and its port are gone. */
+static void dead_node_is_fenced_at_once(void **state)
+{
+    struct cluster *c = *state;
+    struct member *leader, *a;
+    uint64_t began_ns;
+
+    start_and_register(c);
+    leader = leader_of(c, &c->members[0]);
+    a = other_than(c, leader, NULL);
+    began_ns = env_now_ns(c->env);
+    member_stop(a, true);
+    UNTIL(is_fenced(leader, a));
+    print_message("  fenced %.0f ms after the process began to end\n", ms_since(c, began_ns));
+    assert_true(ms_since(c, began_ns) < SESSION / 2);
+    member_start(a);
+    assert_true(flag_wait(c, &a->ready, WAIT_S));
+    register_node(a);
+    nothing_changes(c, leader, SESSION + 200);
+}
+
+/* Evidence against a process that lives: unfenced with its next heartbeat, and not fenced by the
+ * same mistake again. */
+static void false_evidence(void **state)
+{
+    struct cluster *c = *state;
+    struct member *leader, *a;
+    struct on_loop gone = {.ms = 0};
+
+    start_and_register(c);
+    leader = leader_of(c, &c->members[0]);
+    a = other_than(c, leader, NULL);
+    gone.who = (struct peer_identity){.node_id = a->id,
+                                      .directory_id = a->raft->o.directory_id,
+                                      .incarnation = a->raft->o.incarnation};
+    post(leader, &gone, run_gone);
+    UNTIL(counter_get(&sessions_counts(leader->raft->sessions)->fences) == 1);
+    UNTIL(!is_fenced(leader, a));
+    assert_int_equal(counter_get(&sessions_counts(leader->raft->sessions)->false_fences), 1);
+    assert_true(flag_wait(c, &gone.done, WAIT_S));
+    post(leader, &gone, run_gone);
+    assert_true(flag_wait(c, &gone.done, WAIT_S));
+    nothing_changes(c, leader, SESSION);
+}
+
+/* The controller dies: the next one fences it at once, by what it had seen before it was elected,
+ * and nobody else. */
+static void controller_dies(void **state)
+{
+    struct cluster *c = *state;
+    struct member *leader, *a;
+    uint64_t began_ns;
+
+    start_and_register(c);
+    leader = leader_of(c, &c->members[0]);
+    a = other_than(c, leader, NULL);
+    began_ns = env_now_ns(c->env);
+    member_stop(leader, true);
+    UNTIL(is_fenced(a, leader));
+    print_message("  controller fenced by the next one after %.0f ms\n", ms_since(c, began_ns));
+    nothing_changes(c, a, SESSION + 300);
+}
+
+/* A fence of an earlier controller that is stored late: lifted by the present one. */
+static void late_fence(void **state)
+{
+    struct cluster *c = *state;
+    struct member *leader, *a;
+    MetaFenceBroker f = META_FENCE_BROKER__INIT;
+    MetaCommand command = META_COMMAND__INIT;
+    struct call call;
+    _Atomic int deltas;
+
+    start_and_register(c);
+    leader = leader_of(c, &c->members[0]);
+    a = other_than(c, leader, NULL);
+    deltas = leader->deltas;
+    f.node = a->id;
+    f.broker_epoch = epoch_of(a, a);
+    f.cause = (char *)(uintptr_t) "";
+    command.body_case = META_COMMAND__BODY_FENCE_BROKER;
+    command.fence_broker = &f;
+    call_begin(other_than(c, leader, a), &call, &command, META_LANE_NODE, WAIT_S * 1000);
+    assert_int_equal(call_wait(&call), ERR_NONE);
+    UNTIL(leader->deltas > deltas && !is_fenced(leader, a));
+    nothing_changes(c, leader, SESSION);
+    /* And one of an earlier registration is refused. */
+    f.broker_epoch--;
+    call_begin(leader, &call, &command, META_LANE_WORKER_FIRST, WAIT_S * 1000);
+    assert_int_equal(call_wait(&call), ERR_STALE_BROKER_EPOCH);
+}
+
+/* Restarted before anyone noticed: its new process is registered at once, and what the old one's
+ * end shows afterwards is not held against it [H21b]. */
+static void restart_supersedes(void **state)
+{
+    struct cluster *c = *state;
+    struct member *leader, *a;
+    uint64_t began_ns;
+    int64_t epoch;
+
+    start_and_register(c);
+    leader = leader_of(c, &c->members[0]);
+    a = other_than(c, leader, NULL);
+    epoch = epoch_of(leader, a);
+    began_ns = env_now_ns(c->env);
+    member_stop(a, true);
+    member_start(a);
+    assert_true(flag_wait(c, &a->ready, WAIT_S));
+    register_node(a);
+    print_message("  back after %.0f ms\n", ms_since(c, began_ns));
+    assert_true(epoch_of(a, a) > epoch);
+    nothing_changes(c, a, SESSION + 300);
+}
+
+/* Another process registers with this one's node id and directory: this one ends [H21b]. */
+static void superseded_process_ends(void **state)
+{
+    struct cluster *c = *state;
+    struct member *leader, *a, twin;
+
+    start_and_register(c);
+    leader = leader_of(c, &c->members[0]);
+    a = other_than(c, leader, NULL);
+    memcpy(&twin, other_than(c, leader, a), sizeof twin);
+    twin.id = a->id;
+    twin.incarnation = (uint8_t)(a->incarnation + 1);
+    register_node(&twin);
+    assert_true(flag_wait(c, &a->failed, WAIT_S));
+    assert_non_null(strstr(a->why.text, "another process has registered"));
+    create(other_than(c, leader, a), "goes-on");
+}
+
+/* [H30] Controlled shutdown: leaders move, every ISR is left, and nobody unfences or elects it. */
+static void controlled_shutdown(void **state)
+{
+    struct cluster *c = *state;
+    struct member *leader, *a;
+    MetaControlledShutdown s = META_CONTROLLED_SHUTDOWN__INIT;
+    MetaCommand command = META_COMMAND__INIT;
+    struct call call;
+    struct image *i;
+    int led = 0;
+
+    start_and_register(c);
+    leader = leader_of(c, &c->members[0]);
+    a = other_than(c, leader, NULL);
+    create_begin(a, &call, "replicated", META_LANE_WORKER_FIRST);
+    assert_int_equal(call_wait(&call), ERR_NONE);
+    create_begin(a, &call, "three", META_LANE_WORKER_FIRST);
+    assert_int_equal(call_wait(&call), ERR_NONE);
+    call.topic.replication_factor = 3;
+    call.topic.num_partitions = 12;
+    (void)snprintf(call.name, sizeof call.name, "spread");
+    call_begin(a, &call, &call.command, META_LANE_WORKER_FIRST, WAIT_S * 1000);
+    assert_int_equal(call_wait(&call), ERR_NONE);
+    i = image_slot_acquire(&a->slot);
+    for (int p = 0; p < 12; p++)
+        led += topic_partition(image_topic(i, STR_LIT("spread")), p)->leader == a->id;
+    image_unref(i);
+    assert_int_equal(led, 4);
+
+    s.node = a->id;
+    s.broker_epoch = epoch_of(a, a);
+    command.body_case = META_COMMAND__BODY_CONTROLLED_SHUTDOWN;
+    command.controlled_shutdown = &s;
+    call_begin(a, &call, &command, META_LANE_NODE, WAIT_S * 1000);
+    assert_int_equal(call_wait(&call), ERR_NONE);
+    i = image_slot_acquire(&a->slot); /* its own image: it knows when it may go */
+    assert_true(image_broker(i, a->id)->in_controlled_shutdown);
+    for (int p = 0; p < 12; p++) {
+        const struct partition_image *x = topic_partition(image_topic(i, STR_LIT("spread")), p);
+
+        assert_true(x->leader > 0 && x->leader != a->id);
+        assert_int_equal(x->isr_count, 2);
+        for (int k = 0; k < 2; k++)
+            assert_int_not_equal(x->isr[k], a->id);
+    }
+    image_unref(i);
+    member_stop(a, false);
+    UNTIL(is_fenced(leader, a));
+}
+
 /* ---- hostile peers ---- */
 
 static int dial_port(int port)
@@ -951,6 +1257,15 @@ int main(void)
         TEST(lagging_voter_gets_a_snapshot),
         TEST(hostile_bytes_change_nothing),
         TEST(replay_is_refused),
+#define SESSIONS(f) cmocka_unit_test_setup_teardown(f, setup_sessions, teardown)
+        SESSIONS(silent_node_is_fenced),
+        SESSIONS(dead_node_is_fenced_at_once),
+        SESSIONS(false_evidence),
+        SESSIONS(controller_dies),
+        SESSIONS(late_fence),
+        SESSIONS(restart_supersedes),
+        SESSIONS(superseded_process_ends),
+        SESSIONS(controlled_shutdown),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

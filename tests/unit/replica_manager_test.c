@@ -488,14 +488,29 @@ static void records_are_deleted_up_to_the_high_watermark(void **state)
 static void deletion_waits_for_live_replicas(void **state)
 {
     struct fixture *f = *state;
+    struct waiter follower = {.woken = 0}, death = {.woken = 0};
+    struct replica_fetch fetch = {.replica = 2,
+                                  .broker_epoch = 2000,
+                                  .leader_epoch = 5,
+                                  .fetch_offset = 90,
+                                  .durable_end_offset = -1,
+                                  .log_start_offset = 30};
+    struct replica_read_result out = {.diverging_epoch = -1};
     int64_t requested = 0, low = 0;
     enum err e = ERR_NONE;
 
     add_follower(f);
     assert_int_equal(replica_delete_records(f->r, 40, &requested, &low), ERR_NONE);
     assert_false(replica_deleted(f->r, requested, &low, &e));
+    wait_for(f, &follower, -1);
+    assert_int_equal(replica_on_fetch(f->r, &fetch, -1, &out), ERR_NONE);
+    assert_int_equal(follower.woken, 1);
+    assert_false(replica_deleted(f->r, requested, &low, &e));
+    assert_int_equal(low, 30);
+    wait_for(f, &death, -1);
     f->state.live_broker_epochs[1] = -1;
     replica_set_state(f->r, &f->state);
+    assert_int_equal(death.woken, 1);
     assert_true(replica_deleted(f->r, requested, &low, &e));
     assert_int_equal(low, 40);
 }
@@ -547,6 +562,151 @@ static void a_log_that_is_broken_from_the_start_is_reported(void **state)
 
 #define t(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
+/* ---- following ---- */
+
+/* Broker 2 leads in epoch 6 from now on; what is below 80 was committed. */
+static void follow_broker_2(struct fixture *f)
+{
+    add_follower(f);
+    f->state.partition_epoch++;
+    f->state.leader = 2;
+    f->state.leader_epoch = 6;
+    replica_set_state(f->r, &f->state);
+}
+
+/* A batch of ten records at `offset`. */
+static struct iobuf *batch_at(int64_t offset)
+{
+    struct record_batch_builder b;
+    struct iobuf *out;
+
+    record_batch_builder_init(&b, offset);
+    for (int i = 0; i < 10; i++)
+        record_batch_builder_add(&b, 1000, BYTES_NULL, BYTES_NULL, NULL, 0);
+    assert_int_equal(record_batch_builder_finish(&b, &out), ERR_NONE);
+    record_batch_builder_deinit(&b);
+    return out;
+}
+
+static enum err take(struct fixture *f, int32_t epoch, int64_t expected_end, int64_t leader_hw,
+                     int64_t leader_start)
+{
+    struct iobuf *batch = batch_at(expected_end);
+    size_t taken, room;
+    enum err e = replica_take(f->r,
+                              &(struct replica_take){.leader_epoch = epoch,
+                                                     .expected_end = expected_end,
+                                                     .records = batch->ptr,
+                                                     .records_size = batch->len,
+                                                     .leader_high_watermark = leader_hw,
+                                                     .leader_log_start_offset = leader_start},
+                              &taken, &room);
+
+    assert_int_equal(taken, e == ERR_NONE ? batch->len : 0);
+    iobuf_unref(batch);
+    return e;
+}
+
+static struct replica_view seen(struct fixture *f)
+{
+    struct replica_view v;
+
+    replica_look(f->r, &v);
+    return v;
+}
+
+/* Nothing is taken but of the present epoch's leader, where the log ends (F1); the high watermark
+ * and the start follow the leader's as far as the log reaches (F5). */
+static void a_follower_takes_only_what_continues_its_log(void **state)
+{
+    struct fixture *f = *state;
+
+    assert_int_equal(take(f, 5, 100, 100, 0), ERR_FENCED_LEADER_EPOCH); /* it leads */
+    follow_broker_2(f);
+    assert_int_equal(take(f, 5, 100, 100, 0), ERR_FENCED_LEADER_EPOCH);
+    assert_int_equal(take(f, 7, 100, 100, 0), ERR_FENCED_LEADER_EPOCH);
+    assert_int_equal(take(f, 6, 110, 110, 0), ERR_OFFSET_OUT_OF_RANGE);
+    assert_int_equal(f->log.end, 100);
+    assert_int_equal(take(f, 6, 100, 500, 40), ERR_NONE);
+    assert_int_equal(f->log.end, 110);
+    assert_int_equal(seen(f).high_watermark, 110);
+    assert_int_equal(seen(f).log_start_offset, 40);
+    assert_int_equal(take(f, 6, 110, 90, 10), ERR_NONE); /* neither ever back */
+    assert_int_equal(seen(f).high_watermark, 110);
+    assert_int_equal(seen(f).log_start_offset, 40);
+    f->log.append_err = ERR_AGAIN;
+    assert_int_equal(take(f, 6, 120, 120, 0), ERR_AGAIN);
+    f->log.append_err = ERR_NONE;
+    f->log.offline = "gone";
+    assert_int_equal(take(f, 6, 120, 120, 0), ERR_KAFKA_STORAGE_ERROR);
+}
+
+static void high_watermark_is_down(void *ctx)
+{
+    struct fixture *f = ctx;
+
+    assert_int_equal(f->log.cuts, 0);
+    assert_int_equal(replica_manager_high_watermark(f->m, &f->log), 60);
+}
+
+/* A cut below the high watermark lowers that first, on the disk too [H21c]; above it no checkpoint
+ * is written. Those of an epoch that has passed are refused. */
+static void a_cut_lowers_the_high_watermark_first(void **state)
+{
+    struct fixture *f = *state;
+
+    follow_broker_2(f);
+    assert_int_equal(take(f, 6, 100, 110, 0), ERR_NONE);
+    assert_int_equal(seen(f).high_watermark, 110);
+    f->log.on_save = high_watermark_is_down;
+    f->log.ctx = f;
+    assert_int_equal(replica_cut(f->r, &(struct replica_cut){.leader_epoch = 5, .offset = 60}),
+                     ERR_FENCED_LEADER_EPOCH);
+    assert_int_equal(f->log.cuts + f->log.saves, 0);
+    assert_int_equal(replica_cut(f->r, &(struct replica_cut){.leader_epoch = 6, .offset = 60}),
+                     ERR_NONE);
+    assert_int_equal(f->log.saves, 1);
+    assert_int_equal(f->log.cuts, 1);
+    assert_int_equal(seen(f).high_watermark, 60);
+    assert_int_equal(seen(f).log_end_offset, 60);
+    assert_int_equal(
+        replica_cut(f->r, &(struct replica_cut){.leader_epoch = 6, .offset = 700, .restart = true}),
+        ERR_NONE);
+    assert_int_equal(f->log.saves, 1);
+    assert_int_equal(seen(f).high_watermark, 700);
+    assert_int_equal(seen(f).log_start_offset, 700);
+}
+
+/* In the middle of a cut: this broker is elected, and what the deposed leader sent comes late. */
+static void elected_meanwhile(void *ctx)
+{
+    struct fixture *f = ctx;
+    struct fetch_log_view view;
+
+    f->state.partition_epoch++;
+    f->state.leader = 1;
+    f->state.leader_epoch = 7;
+    replica_set_state(f->r, &f->state);
+    assert_int_equal(seen(f).role, PARTITION_FOLLOWER);
+    assert_int_equal(f->log.begun_epoch, 5);
+    assert_int_equal(take(f, 6, 100, 100, 0), ERR_FENCED_LEADER_EPOCH);
+    assert_false(replica_fetch_view(f->r, &view));
+}
+
+/* Nobody leads a log that is being cut; he does as soon as that is over. */
+static void a_state_waits_for_the_cut(void **state)
+{
+    struct fixture *f = *state;
+
+    follow_broker_2(f);
+    f->log.on_cut = elected_meanwhile;
+    f->log.ctx = f;
+    assert_int_equal(replica_cut(f->r, &(struct replica_cut){.leader_epoch = 6, .offset = 100}),
+                     ERR_NONE);
+    assert_int_equal(seen(f).role, PARTITION_LEADER);
+    assert_int_equal(f->log.begun_epoch, 7);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -569,6 +729,9 @@ int main(void)
         t(lagging_members_are_proposed_to_leave),
         t(the_same_log_is_one_replica),
         t(a_log_that_is_broken_from_the_start_is_reported),
+        t(a_state_waits_for_the_cut),
+        t(a_cut_lowers_the_high_watermark_first),
+        t(a_follower_takes_only_what_continues_its_log),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
