@@ -463,8 +463,46 @@ static enum err check_peers_protected(const struct config *c, struct errmsg *why
         return bad(c, "controller.quorum.voters", why,
                    "names the other host %s, and no secret protects the cluster from whoever "
                    "reaches this port; add the line cluster.secret=SECRET, the same on each node, "
-                   "or allow.insecure.peers=true (and clusters of several nodes are not built yet)",
+                   "or allow.insecure.peers=true",
                    c->voters[i].host);
+    }
+    return ERR_NONE;
+}
+
+/* The other voters dial what the list says of this one: it must listen there. */
+static enum err check_own_voter(const struct config *c, int self, struct errmsg *why)
+{
+    const char *key = "controller.quorum.voters";
+    const struct listener_config *l = controller_listener(c);
+
+    if (l == NULL)
+        return bad(c, key, why,
+                   "names %d voters, and listeners has none that controller.listener.names names; "
+                   "add one for port %d, by which the other voters reach this node",
+                   c->voter_count, c->voters[self].port);
+    if (l->port != c->voters[self].port && l->advertised_port != c->voters[self].port)
+        return bad(c, key, why,
+                   "says that this node is reached at port %d, but its controller listener %s is "
+                   "on port %d",
+                   c->voters[self].port, l->name, l->port);
+    for (int i = 0; i < c->voter_count; i++)
+        for (int k = 0; k < i; k++)
+            if (c->voters[i].port == c->voters[k].port &&
+                strcasecmp(c->voters[i].host, c->voters[k].host) == 0)
+                return bad(c, key, why, "gives node %d and node %d the same address %s:%d",
+                           (int)c->voters[k].node_id, (int)c->voters[i].node_id, c->voters[i].host,
+                           c->voters[i].port);
+    for (int i = 0; i < c->voter_count; i++) {
+        if (is_loopback(c->voters[i].host))
+            continue;
+        if (is_loopback(c->voters[self].host))
+            return bad(c, key, why, "names this node by %s, where the voter on %s cannot reach it",
+                       c->voters[self].host, c->voters[i].host);
+        if (is_loopback(l->host))
+            return bad(c, key, why,
+                       "names voters on other machines, which cannot reach the controller listener "
+                       "%s on %s; say listeners=...,%s://:%d",
+                       l->name, l->host, l->name, l->port);
     }
     return ERR_NONE;
 }
@@ -472,7 +510,7 @@ static enum err check_peers_protected(const struct config *c, struct errmsg *why
 static enum err resolve_voter_list(struct config *c, struct str list, struct errmsg *why)
 {
     const char *key = "controller.quorum.voters";
-    bool self = false;
+    int self = -1;
     struct str item;
     enum err err;
 
@@ -480,22 +518,18 @@ static enum err resolve_voter_list(struct config *c, struct str list, struct err
         err = add_voter(c, item, why);
         if (err != ERR_NONE)
             return err;
-        self |= c->voters[c->voter_count - 1].node_id == c->node_id;
+        if (c->voters[c->voter_count - 1].node_id == c->node_id)
+            self = c->voter_count - 1;
     }
     err = check_peers_protected(c, why);
     if (err != ERR_NONE)
         return err;
-    if (c->voter_count > 1)
-        return bad(c, key, why,
-                   "names %d voters; clusters of several nodes are not built yet, expected "
-                   "%d@localhost:9093 alone",
-                   c->voter_count, (int)c->node_id);
-    if (!self)
+    if (self < 0)
         return bad(c, key, why,
                    "does not name this node, whose node.id is %d; nodes that are no voters are "
                    "not built yet",
                    (int)c->node_id);
-    return ERR_NONE;
+    return c->voter_count > 1 ? check_own_voter(c, self, why) : ERR_NONE;
 }
 
 /* Every server that is named must be this node: another one has a cluster that we would not be

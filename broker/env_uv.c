@@ -883,17 +883,17 @@ static enum err uv_listen_(struct loop *loop, const struct listen_options *o, st
     return ERR_NONE;
 }
 
-/* ---- connecting: the name is resolved on the pool, then each address is tried in turn ---- */
+/* ---- connecting: the name is resolved, then each address is tried in turn ---- */
 
 struct attempt {
     struct connecting *c; /* NULL: cancelled */
     struct loop *loop;
-    struct job resolve;
-    char host[256], port[16];
+    uv_getaddrinfo_t resolve;
     struct addrinfo *found, *next;
     uv_poll_t poll;
     int fd; /* being connected; -1: none */
     struct loop_timer deadline;
+    bool no_name;          /* that could be looked up: nothing is under way */
     bool refused, unclear; /* some address was refused; some failed in another way */
 };
 
@@ -923,12 +923,15 @@ static void attempt_end(struct attempt *a, enum err err, struct stream *s)
     }
 }
 
-/* An address of a family that this machine does not have says nothing about the other one. */
+/* No route for IPv6 on a machine without it says nothing about the other family. */
 static void attempt_failed(struct attempt *a, int error)
 {
+    bool no_such_family = a->next->ai_family == AF_INET6 &&
+                          (error == EADDRNOTAVAIL || error == EAFNOSUPPORT || error == ENETUNREACH);
+
     if (error == ECONNREFUSED)
         a->refused = true;
-    else if (error != EADDRNOTAVAIL && error != EAFNOSUPPORT && error != ENETUNREACH)
+    else if (!no_such_family)
         a->unclear = true;
 }
 
@@ -996,10 +999,12 @@ static void attempt_next(struct attempt *a)
     attempt_free(a);
 }
 
-/* Later than the present turn: what it frees may be in use by it. */
+/* Nobody asks for it any more; it ends with what is under way for it. */
 static void attempt_abandon(struct attempt *a)
 {
-    if (a->fd >= 0 && !uv_is_closing((uv_handle_t *)&a->poll))
+    if (a->no_name)
+        attempt_free(a);
+    else if (a->fd >= 0 && !uv_is_closing((uv_handle_t *)&a->poll))
         uv_close((uv_handle_t *)&a->poll, on_failed_poll_closed);
 }
 
@@ -1007,39 +1012,39 @@ static void on_connect_deadline(struct loop_timer *t)
 {
     struct attempt *a = CONTAINER_OF(t, struct attempt, deadline);
 
-    attempt_end(a, ERR_TIMED_OUT, NULL);
-    attempt_abandon(a); /* or its resolving ends it */
+    attempt_end(a, a->no_name ? ERR_CLOSED : ERR_TIMED_OUT, NULL);
+    attempt_abandon(a);
 }
 
-static void attempt_resolve(struct job *j)
+static void on_resolved(uv_getaddrinfo_t *r, int status, struct addrinfo *found)
 {
-    struct attempt *a = CONTAINER_OF(j, struct attempt, resolve);
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV};
+    struct attempt *a = CONTAINER_OF(r, struct attempt, resolve);
 
-    if (getaddrinfo(a->host, a->port, &hints, &a->found) != 0)
-        a->found = NULL;
-}
-
-static void on_resolved(struct job *j)
-{
-    attempt_next(CONTAINER_OF(j, struct attempt, resolve));
+    turn_enter(loop_of(a->loop));
+    a->found = status == 0 ? found : NULL;
+    attempt_next(a);
 }
 
 static void uv_connect(struct loop *loop, struct connecting *c)
 {
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV};
     struct attempt *a = xcalloc(1, sizeof *a);
+    char port[16];
 
     loop_of(loop)->attempts++;
     c->attempt = a;
     a->c = c;
     a->loop = loop;
     a->fd = -1;
-    (void)snprintf(a->host, sizeof a->host, "%s", c->host);
-    (void)snprintf(a->port, sizeof a->port, "%d", c->port);
-    a->resolve = (struct job){.work = attempt_resolve, .report_to = loop, .done = on_resolved};
+    (void)snprintf(port, sizeof port, "%d", c->port);
     loop_timer_init(&a->deadline, loop, on_connect_deadline);
     loop_timer_set(&a->deadline, c->deadline_ns);
-    env_pool_submit(loop->env, JOB_SHORT, &a->resolve);
+    /* Not on our pool, whose threads a dead name server would hold; libuv gives names half of its
+     * own at most. */
+    if (uv_getaddrinfo(&loop_of(loop)->uv, &a->resolve, on_resolved, c->host, port, &hints) != 0) {
+        a->no_name = true; /* said in a later turn */
+        loop_timer_set(&a->deadline, 0);
+    }
 }
 
 static void uv_connect_cancel(struct loop *loop, struct connecting *c)

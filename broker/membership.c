@@ -8,7 +8,20 @@
 
 #define PROPOSAL_TIMEOUT_NS      30000000000ull
 #define RETRY_NS                 500000000u
+#define LEAVE_NS                 5000000000ull
+#define LEADERLESS_NS            1000000000u /* nobody can carry out a shutdown */
+#define LINGER_NS                200000000u
+#define LEAVE_TICK_NS            50000000u
 #define PRODUCER_IDS_SKIPPED_MAX 1000000 /* in one command */
+
+/* Controlled shutdown: asked, carried out, followed, told. */
+struct leaving {
+    bool begun, over;
+    int64_t led; /* partitions, when it began */
+    uint64_t deadline_ns, leader_seen_ns;
+    struct loop_timer timer;
+    struct message followed;
+};
 
 struct membership {
     struct node *node;
@@ -17,7 +30,11 @@ struct membership {
     _Atomic int64_t broker_epoch;
     /* on the meta thread */
     enum { STEP_REGISTERING, STEP_UNFENCING, STEP_ADOPTING, STEP_MEMBER } step;
+    _Atomic bool serving;
+    struct leaving leaving;
+    bool ended; /* the node stops: what comes in late begins nothing */
     struct loop_timer retry;
+    struct loop_timer report_again; /* some report of an offline replica was lost */
     struct message replicas_followed;
     struct adoption adoption; /* --adopt-log-dirs: what is to be told to the cluster */
     size_t adopted;           /* topics of it that have been */
@@ -82,7 +99,8 @@ static void failed(struct membership *m, enum err e, const char *why)
 
 static void try_again(struct membership *m)
 {
-    loop_timer_set(&m->retry, env_now_ns(m->node->env) + RETRY_NS);
+    if (!m->ended)
+        loop_timer_set(&m->retry, env_now_ns(m->node->env) + RETRY_NS);
 }
 
 /* The next step begins when this node's replicas have followed what is applied by now. */
@@ -190,6 +208,8 @@ static void on_unfenced(struct proposal *p)
 
     if (e == ERR_NONE) {
         m->step = STEP_ADOPTING;
+        atomic_store(&m->serving, true); /* a fence from now on is the controller's to lift */
+        raft_node_beat(m->node->raft);
         wait_for_replicas(m);
     } else {
         log_warn(m->node->logger, "node", "unfencing refused: %s; registering again", err_name(e));
@@ -214,19 +234,24 @@ static void unfence_broker(struct membership *m)
 
 /* ---- what happens to its replicas ---- */
 
-static void on_own_done(struct proposal *p)
+/* Told or refused is settled; lost it must not be, or the image would take the replica for whole
+ * until the next start (H8). */
+static void on_offline_reported(struct proposal *p)
 {
-    own_free(CONTAINER_OF(p, struct own_proposal, proposal));
+    struct own_proposal *o = CONTAINER_OF(p, struct own_proposal, proposal);
+    struct membership *m = o->membership;
+
+    if (p->err != ERR_NONE && !m->ended && !loop_timer_is_set(&m->report_again))
+        loop_timer_set(&m->report_again, env_now_ns(m->node->env) + RETRY_NS);
+    own_free(o);
 }
 
-void membership_report_offline(void *ctx, const struct log_identity *id, const char *why)
+static void propose_offline(struct membership *m, const struct log_identity *id, const char *why)
 {
-    struct membership *m = ctx;
-    struct own_proposal *o = own_new(m, NODE_LANE_REPLICAS, on_own_done);
+    struct own_proposal *o = own_new(m, NODE_LANE_REPLICAS, on_offline_reported);
     MetaReplicaOffline *r = own_array(o, 1, sizeof *r);
     struct uuid *topic_id = own_array(o, 1, sizeof *topic_id);
 
-    log_error(m->node->logger, "node", "%s-%d is offline: %s", id->topic, id->partition, why);
     meta_replica_offline__init(r);
     r->node = m->node->config->node_id;
     r->broker_epoch = membership_broker_epoch(m);
@@ -240,12 +265,16 @@ void membership_report_offline(void *ctx, const struct log_identity *id, const c
     r->replicas[0]->partition = id->partition;
     o->proposal.command->body_case = META_COMMAND__BODY_REPLICA_OFFLINE;
     o->proposal.command->replica_offline = r;
-    if (m->node->raft == NULL ||
-        membership_broker_epoch(m) < 0) { /* found at start: the image is told later */
-        own_free(o);
-        return;
-    }
     raft_node_propose(m->node->raft, &o->proposal);
+}
+
+void membership_report_offline(void *ctx, const struct log_identity *id, const char *why)
+{
+    struct membership *m = ctx;
+
+    log_error(m->node->logger, "node", "%s-%d is offline: %s", id->topic, id->partition, why);
+    if (membership_broker_epoch(m) >= 0) /* else found at start: the image is told later */
+        propose_offline(m, id, why);
 }
 
 /* Refused, or unknown: then the proposed members stay in the maximal ISR until a newer partition
@@ -312,6 +341,47 @@ static void report_if_offline(void *ctx, struct replica *r)
     replica_look(r, &v);
     if (v.offline_reason != NULL)
         membership_report_offline(ctx, log_identity(replica_log(r)), v.offline_reason);
+}
+
+struct untold {
+    struct membership *membership;
+    const struct image *image;
+};
+
+static bool is_told(const struct untold *u, const struct log_identity *id)
+{
+    const struct topic_image *t = image_topic_by_id(u->image, &id->topic_id);
+    bool told = false;
+
+    if (t == NULL || id->partition >= t->partition_count)
+        return true; /* it is being deleted */
+
+    const struct partition_image *p = topic_partition(t, id->partition);
+
+    for (int i = 0; i < p->offline_count; i++)
+        told = told || p->offline[i] == u->membership->node->config->node_id;
+    return told;
+}
+
+static void propose_if_untold(void *ctx, struct replica *r)
+{
+    struct untold *u = ctx;
+    const struct log_identity *id = log_identity(replica_log(r));
+    struct replica_view v;
+
+    replica_look(r, &v);
+    if (v.offline_reason != NULL && !is_told(u, id))
+        propose_offline(u->membership, id, v.offline_reason);
+}
+
+static void on_report_again(struct loop_timer *t)
+{
+    struct membership *m = CONTAINER_OF(t, struct membership, report_again);
+    struct image *image = image_slot_acquire(&m->node->images);
+    struct untold u = {.membership = m, .image = image};
+
+    replica_manager_each(m->node->replicas, propose_if_untold, &u);
+    image_unref(image);
 }
 
 /* ---- --adopt-log-dirs: the topics of a Kafka directory become the cluster's ---- */
@@ -436,6 +506,8 @@ static bool adopt_some(struct membership *m)
 
 static void step(struct membership *m)
 {
+    if (m->ended)
+        return;
     switch (m->step) {
     case STEP_REGISTERING:
         register_broker(m);
@@ -465,6 +537,119 @@ static void on_replicas_followed(struct message *msg)
     step(CONTAINER_OF(msg, struct membership, replicas_followed));
 }
 
+/* ---- leaving ---- */
+
+static int64_t count_led(const struct membership *m)
+{
+    struct image *image = image_slot_acquire(&m->node->images);
+    int64_t count = 0;
+
+    for (const struct topic_image *t = image_topic_next(image, STR_NULL); t != NULL;
+         t = image_topic_next(image, t->name)) {
+        for (int32_t p = 0; p < t->partition_count; p++)
+            count += topic_partition(t, p)->leader == m->node->config->node_id;
+    }
+    image_unref(image);
+    return count;
+}
+
+static void leave_over(struct membership *m, const char *how)
+{
+    struct leaving *l = &m->leaving;
+
+    if (l->over)
+        return;
+    l->over = true;
+    loop_timer_stop(&l->timer);
+    if (how != NULL)
+        log_info(m->node->logger, "node", "controlled shutdown: %s", how);
+    m->options.on_left(m->options.ctx);
+}
+
+static void on_leave_tick(struct loop_timer *t)
+{
+    struct membership *m = CONTAINER_OF(t, struct membership, leaving.timer);
+    uint64_t now_ns = env_now_ns(m->node->env);
+    struct quorum_view quorum;
+
+    raft_node_quorum(m->node->raft, &quorum);
+    if (quorum.leader_id >= 0)
+        m->leaving.leader_seen_ns = now_ns;
+    if (now_ns >= m->leaving.deadline_ns)
+        leave_over(m, "its time is over");
+    else if (now_ns - m->leaving.leader_seen_ns >= LEADERLESS_NS)
+        leave_over(m, "nobody leads the quorum");
+    else
+        loop_timer_set(t, now_ns + LEAVE_TICK_NS);
+}
+
+/* This node's replicas lead nothing any more, and whoever asks is told so. */
+static void on_leave_followed(struct message *msg)
+{
+    struct membership *m = CONTAINER_OF(msg, struct membership, leaving.followed);
+    struct leaving *l = &m->leaving;
+    struct image *image;
+    bool moved = false;
+
+    if (l->over)
+        return;
+    image = image_slot_acquire(&m->node->images);
+    for (const struct broker_image *b = image_broker_next(image, -1); b != NULL;
+         b = image_broker_next(image, b->id))
+        moved = moved || (b->id != m->node->config->node_id && !b->fenced);
+    image_unref(image);
+    if (l->led == 0 || !moved) {
+        leave_over(m, l->led == 0 ? "it led nothing" : "nobody could take over");
+        return;
+    }
+    log_info(m->node->logger, "node", "controlled shutdown: %lld leaders given up",
+             (long long)l->led);
+    l->deadline_ns = env_now_ns(m->node->env) + LINGER_NS;
+}
+
+static void on_leave_outcome(struct proposal *p)
+{
+    struct own_proposal *o = CONTAINER_OF(p, struct own_proposal, proposal);
+    struct membership *m = o->membership;
+    enum err e = p->err != ERR_NONE ? p->err : (enum err)p->outcome->error;
+
+    own_free(o);
+    if (m->leaving.over)
+        return;
+    if (e != ERR_NONE)
+        leave_over(m, err_name(e));
+    else
+        node_after_transitions(m->node, m->node->meta_loop, &m->leaving.followed);
+}
+
+void membership_leave(struct membership *m)
+{
+    struct leaving *l = &m->leaving;
+    uint64_t now_ns = env_now_ns(m->node->env);
+    struct own_proposal *o;
+    MetaControlledShutdown *c;
+
+    CHECK(!l->begun);
+    l->begun = true;
+    if (m->node->config->voter_count <= 1 || m->step != STEP_MEMBER) {
+        leave_over(m, NULL);
+        return;
+    }
+    l->led = count_led(m);
+    l->leader_seen_ns = now_ns;
+    l->deadline_ns = now_ns + LEAVE_NS;
+    loop_timer_set(&l->timer, now_ns + LEAVE_TICK_NS);
+    o = own_new(m, NODE_LANE_SELF, on_leave_outcome);
+    o->proposal.deadline_ns = l->deadline_ns;
+    c = own_array(o, 1, sizeof *c);
+    meta_controlled_shutdown__init(c);
+    c->node = m->node->config->node_id;
+    c->broker_epoch = membership_broker_epoch(m);
+    o->proposal.command->body_case = META_COMMAND__BODY_CONTROLLED_SHUTDOWN;
+    o->proposal.command->controlled_shutdown = c;
+    raft_node_propose(m->node->raft, &o->proposal);
+}
+
 /* ---- its life ---- */
 
 struct membership *membership_new(struct node *n, const struct membership_options *o)
@@ -476,6 +661,7 @@ struct membership *membership_new(struct node *n, const struct membership_option
     atomic_store(&m->broker_epoch, -1);
     env_random(n->env, m->incarnation.b, sizeof m->incarnation.b);
     m->replicas_followed.run = on_replicas_followed;
+    m->leaving.followed.run = on_leave_followed;
     return m;
 }
 
@@ -487,6 +673,8 @@ void membership_free(struct membership *m)
 void membership_attach(struct membership *m, struct loop *meta_loop)
 {
     loop_timer_init(&m->retry, meta_loop, on_retry);
+    loop_timer_init(&m->report_again, meta_loop, on_report_again);
+    loop_timer_init(&m->leaving.timer, meta_loop, on_leave_tick);
 }
 
 void membership_join(struct membership *m)
@@ -497,12 +685,19 @@ void membership_join(struct membership *m)
 
 void membership_end(struct membership *m)
 {
+    m->ended = true;
     loop_timer_stop(&m->retry);
+    loop_timer_stop(&m->report_again);
 }
 
 const struct uuid *membership_incarnation(const struct membership *m)
 {
     return &m->incarnation;
+}
+
+bool membership_is_serving(const struct membership *m)
+{
+    return atomic_load(&m->serving);
 }
 
 int64_t membership_broker_epoch(const struct membership *m)

@@ -7,6 +7,11 @@
  * carries the ISR proposals of its partitions and the failures of its replicas. A refusal is
  * repeated, from the registration on when that is what it takes.
  *
+ * Leaving [H30]: a member of a cluster asks to be shut down. In one step of the state machine its
+ * leaders move, it leaves every ISR and may not come back into one. It goes on serving until its
+ * own replicas have followed that, and LINGER_NS more when a leader has moved, so that clients
+ * hear where to go; then its listeners close, and its connections to the peers last.
+ *
  * [H13] Each lane has one command outstanding; raft_node numbers them. What a command changes comes
  * back through the image, never from here.
  *
@@ -26,6 +31,7 @@ struct membership_options {
     /* Registered, unfenced, and what was to be adopted is in the image; this node's replicas have
      * followed it. Once. */
     void (*on_joined)(void *ctx);
+    void (*on_left)(void *ctx); /* membership_leave() is over. Once. */
     void (*on_failed)(void *ctx, enum err err, const char *why); /* the process must end */
     void *ctx;
 };
@@ -36,9 +42,14 @@ void membership_free(struct membership *m);
 void membership_attach(struct membership *m, struct loop *meta_loop);
 /* The image and the logs are there, and the replicas follow the one (transitions_begin()). */
 void membership_join(struct membership *m);
+/* Controlled shutdown, then on_left: at once (inside the call) when there is no other voter or this
+ * node has not joined; soon when nobody leads the quorum; within LEAVE_NS in any case. */
+void membership_leave(struct membership *m);
 /* The node stops: no step is tried again. */
 void membership_end(struct membership *m);
 
+/* This node has joined: when it is fenced, the controller may unfence it. Any thread. */
+bool membership_is_serving(const struct membership *m);
 /* Of the last registration, -1 before it. Any thread. */
 int64_t membership_broker_epoch(const struct membership *m);
 /* Of this process: what it registers with. Any thread. */

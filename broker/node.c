@@ -480,6 +480,9 @@ static void start_fetchers(struct node *n)
 
     if (c->voter_count == 1)
         return;
+    log_warn(n->logger, "node",
+             "clusters of several nodes are under test: a member that lost its page cache is not "
+             "told from one that kept it; keep no data that matter on this one");
     for (int i = 0; i < count; i++)
         loops[i] = n->workers[i]->loop;
     n->fetchers = fetchers_new(&(struct fetchers_options){

@@ -158,6 +158,64 @@ static void complete_create_partitions(const struct image *i, MetaCreatePartitio
     }
 }
 
+/* ---- preferred leaders ---- */
+
+static bool is_away(const struct image *i, const struct partition_image *p)
+{
+    const struct broker_image *b = image_broker(i, p->replicas[0]);
+    bool in_sync = false;
+
+    if (p->leader < 0 || p->leader == p->replicas[0] || b == NULL || b->fenced ||
+        b->in_controlled_shutdown)
+        return false;
+    for (int16_t k = 0; k < p->offline_count; k++) {
+        if (p->offline[k] == p->replicas[0])
+            return false;
+    }
+    for (int16_t k = 0; k < p->isr_count; k++)
+        in_sync = in_sync || p->isr[k] == p->replicas[0];
+    return in_sync;
+}
+
+static void add_election(MetaElectLeaders *e, const struct topic_image *t, int32_t partition)
+{
+    MetaElectLeaders__Item *item = xmalloc(sizeof *item);
+
+    meta_elect_leaders__item__init(item);
+    proto_set_bytes(&item->topic_id, t->id.b, sizeof t->id.b);
+    item->partition = partition;
+    e->items[e->n_items++] = item;
+}
+
+MetaCommand *controller_balance(const struct image *i)
+{
+    MetaElectLeaders *e = NULL;
+    MetaCommand *c;
+
+    for (const struct topic_image *t = image_topic_next(i, STR_NULL); t != NULL;
+         t = image_topic_next(i, t->name)) {
+        for (int32_t p = 0; p < t->partition_count; p++) {
+            if (!is_away(i, topic_partition(t, p)) || (e != NULL && e->n_items == BALANCE_MAX))
+                continue;
+            if (e == NULL) {
+                e = xmalloc(sizeof *e);
+                meta_elect_leaders__init(e);
+                e->items = xcalloc(BALANCE_MAX, sizeof *e->items);
+            }
+            add_election(e, t, p);
+        }
+    }
+    if (e == NULL)
+        return NULL;
+    c = xmalloc(sizeof *c);
+    meta_command__init(c);
+    c->body_case = META_COMMAND__BODY_ELECT_LEADERS;
+    c->elect_leaders = e;
+    return c;
+}
+
+/* ---- every command ---- */
+
 void controller_complete(const struct controller *k, const struct image *i, int64_t now_unix_ms,
                          MetaCommand *c)
 {
@@ -168,6 +226,10 @@ void controller_complete(const struct controller *k, const struct image *i, int6
         break;
     case META_COMMAND__BODY_CREATE_PARTITIONS:
         complete_create_partitions(i, c->create_partitions);
+        break;
+    case META_COMMAND__BODY_REGISTER_BROKER:
+        c->register_broker->old_session_over =
+            k->session_is_over != NULL && k->session_is_over(k->ctx, c->register_broker->node);
         break;
     case META_COMMAND__BODY_UNREGISTER_BROKER:
         c->unregister_broker->is_voter = k->is_voter(k->ctx, c->unregister_broker->node);

@@ -16,6 +16,8 @@
 struct controller {
     int voter_count;
     bool (*is_voter)(void *ctx, int32_t node);
+    /* The registered incarnation of the node is silent or gone [H21b]; NULL: nobody knows. */
+    bool (*session_is_over)(void *ctx, int32_t node);
     void (*random)(void *ctx, void *out, size_t size);
     void *ctx;
 };
@@ -29,6 +31,11 @@ void controller_complete(const struct controller *k, const struct image *i, int6
  * min(3, max(voters, registered nodes)). What is created before all have registered is refused,
  * as in Kafka, and not under-replicated for ever. */
 int32_t controller_default_replication_factor(const struct controller *k, const struct image *i);
+
+/* Leaders that go back to their preferred (first) replica, where it is in the ISR and may lead: a
+ * command for at most BALANCE_MAX of them, in the order of topics; NULL: all are at home. */
+#define BALANCE_MAX 1000
+MetaCommand *controller_balance(const struct image *i);
 
 /* A random (version 4) id that is neither zero nor reserved, and whose text does not begin with
  * '-' (tools would take it for an option). */

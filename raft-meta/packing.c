@@ -128,6 +128,27 @@ static void validate(struct packing *k, struct submission *s)
     k->o.answer(k->o.ctx, s, ERR_NONE, o);
 }
 
+static bool changes_brokers(const MetaCommand *c)
+{
+    switch (c->body_case) {
+    case META_COMMAND__BODY_REGISTER_BROKER:
+    case META_COMMAND__BODY_UNFENCE_BROKER:
+    case META_COMMAND__BODY_FENCE_BROKER:
+    case META_COMMAND__BODY_CONTROLLED_SHUTDOWN:
+    case META_COMMAND__BODY_UNREGISTER_BROKER:
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* Which brokers live is looked at when it is completed. */
+static bool is_placed(const MetaCommand *c)
+{
+    return c->body_case == META_COMMAND__BODY_CREATE_TOPICS ||
+           c->body_case == META_COMMAND__BODY_CREATE_PARTITIONS;
+}
+
 bool packing_add(struct packing *k, struct submission *s)
 {
     MetaCommand *c = s->command;
@@ -135,6 +156,9 @@ bool packing_add(struct packing *k, struct submission *s)
     struct packing_lane *lane = NULL;
     enum err e;
 
+    /* What would be placed on a broker that this very entry fences waits for the next one. */
+    if (k->brokers_change && is_placed(c))
+        return false;
     if (!validation && (k->o.room == ROOM_NONE || (k->o.room == ROOM_RESERVED && !makes_room(c)))) {
         k->refused++;
         k->o.answer(k->o.ctx, s, ERR_NO_SPACE, NULL);
@@ -158,6 +182,7 @@ bool packing_add(struct packing *k, struct submission *s)
     }
     if (lane != NULL && c->seq != 0)
         lane->count++;
+    k->brokers_change = k->brokers_change || changes_brokers(c);
     list_push_back(&k->packed, &s->node);
     k->count++;
     return true;

@@ -3,7 +3,7 @@
  * Each command is completed by the controller, given its place in its lane (those of this node; the
  * ones that other nodes forwarded have theirs) and written behind the others. All are completed
  * against one image; the state machine checks again whatever an earlier command of the same entry
- * may have changed.
+ * may have changed. Replicas are not placed behind a command that changes who lives.
  *
  * A command is answered here, at once, when it needs no entry (validate_only) or can have none
  * (too large; no room on the disk: then only control commands and deletions go on [H8]).
@@ -63,12 +63,14 @@ struct packing {
     int count;
     struct packing_lane *lanes;
     int lane_count;
-    uint64_t refused; /* for lack of room */
+    bool brokers_change; /* one of them changes who lives */
+    uint64_t refused;    /* for lack of room */
 };
 
 void packing_init(struct packing *k, const struct packing_options *o);
 void packing_deinit(struct packing *k);
-/* `s` is in no list. False: the entry is full, the command belongs to the next one. */
+/* `s` is in no list. False: the command belongs to the next entry (this one is full, or changes
+ * what the command is completed against). */
 MUST_USE bool packing_add(struct packing *k, struct submission *s);
 /* Hands over the entry's bytes (free()); what was packed stays in k->packed. */
 uint8_t *packing_take(struct packing *k, size_t *size);

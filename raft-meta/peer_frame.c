@@ -25,6 +25,8 @@ static size_t length_max(uint16_t type, bool introduced)
     case PEER_BARRIER:
     case PEER_BARRIER_RESULT:
     case PEER_QUORUM_VIEW:
+    case PEER_HEARTBEAT:
+    case PEER_HEARTBEAT_RESULT:
         return introduced ? SMALL_BYTES_MAX : 0;
     case PEER_APPEND_ENTRIES:
     case PEER_SNAPSHOT_CHUNK:

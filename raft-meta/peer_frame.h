@@ -44,6 +44,8 @@ enum peer_frame_type {
     PEER_BARRIER = 34,
     PEER_BARRIER_RESULT = 35,
     PEER_QUORUM_VIEW = 36,
+    PEER_HEARTBEAT = 37,
+    PEER_HEARTBEAT_RESULT = 38,
 };
 
 struct peer_frame {

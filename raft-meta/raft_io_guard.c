@@ -74,6 +74,9 @@ struct guard {
     struct raft_message held; /* the one InstallSnapshot that waits for our disk (G14) */
     char held_address[ADDRESS_MAX];
     bool is_held;
+    struct raft_message handover; /* a TimeoutNow that waits for the disk (G22) */
+    char handover_address[ADDRESS_MAX];
+    bool has_handover;
 
     struct guard_follower followers[FOLLOWERS_MAX]; /* of this leadership */
     int follower_count;
@@ -473,6 +476,28 @@ static void hold_snapshot(struct guard *g, struct raft_message *m)
     g->counts.delayed++;
 }
 
+/* It is obeyed with the tick that finds the disk at rest, as if it had come then: whoever hands
+ * leadership over waits a whole election time-out for an answer before it asks again. */
+static void hold_timeout_now(struct guard *g, const struct raft_message *m)
+{
+    size_t size = strnlen(m->server_address, sizeof g->handover_address - 1);
+
+    memcpy(g->handover_address, m->server_address, size);
+    g->handover_address[size] = 0;
+    g->handover = *m;
+    g->handover.server_address = g->handover_address;
+    g->has_handover = true;
+}
+
+static void obey_timeout_now(struct guard *g)
+{
+    struct raft_message m = g->handover;
+
+    g->has_handover = false;
+    if (raft_state(g->raft) == RAFT_FOLLOWER && m.timeout_now.term == g->raft->current_term)
+        deliver(g, &m);
+}
+
 static void on_recv(struct raft_io *inner, struct raft_message *m)
 {
     struct guard *g = inner->data;
@@ -493,8 +518,10 @@ static void on_recv(struct raft_io *inner, struct raft_message *m)
     if (m->server_id == g->gone_leader &&
         (m->type == RAFT_IO_APPEND_ENTRIES || m->type == RAFT_IO_INSTALL_SNAPSHOT))
         g->gone_term = 0;
-    if (m->type == RAFT_IO_TIMEOUT_NOW && (g->installing || g->appends != NULL)) /* G14, G22 */
+    if (m->type == RAFT_IO_TIMEOUT_NOW && (g->installing || g->appends != NULL)) { /* G14, G22 */
+        hold_timeout_now(g, m);
         return;
+    }
     if (would_vote_twice(g, m))
         return;
     if (m->type == RAFT_IO_INSTALL_SNAPSHOT && disk_is_busy(g)) {
@@ -566,6 +593,8 @@ static void on_tick(struct raft_io *inner)
     if (g->closing != CLOSING_NO || g->restart_pending || is_dead(g) ||
         ((g->installing || g->appends != NULL) && raft_state(g->raft) == RAFT_FOLLOWER))
         return;
+    if (g->has_handover && !g->installing && g->appends == NULL)
+        obey_timeout_now(g);
     g->tick(&g->io);
     after_event(g, true);
 }

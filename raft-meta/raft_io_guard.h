@@ -31,7 +31,7 @@
  *  G21 A leader's log that begins below our own snapshot is joined to it, not rejected for ever.
  *  G22 No election begins over an append in flight: the library campaigns with entries that are not
  *      on its disk, but with the configuration of before them; two changes behind, its majority
- *      and the true one need not meet (seen: two leaders in one term).
+ *      and the true one need not meet (seen: two leaders in one term). TimeoutNow waits for it.
  *  G23 A vote that is given in this term is not given again to the one to whom leadership is being
  *      handed over: the library makes that exception (seen: two leaders in one term).
  *

@@ -404,6 +404,7 @@ static void on_pump(struct message *m)
     quorum_refresh_leader(n);
     if (n->state == STATE_JOINING)
         join(n);
+    node_sessions_update(n);
     proposals_pump(n);
     quorum_update(n);
 }
@@ -659,6 +660,7 @@ static struct raft_node *node_new(const struct raft_node_options *o, struct loop
         n->voters[i] = o->voters[i];
     n->controller = (struct controller){.voter_count = MAX(n->voter_count, 1),
                                         .is_voter = is_voter,
+                                        .session_is_over = node_session_is_over,
                                         .random = random_bytes,
                                         .ctx = n};
     n->state = STATE_LOADING;
@@ -696,6 +698,7 @@ static void node_free(struct raft_node *n)
     image_unref(n->image);
     mutex_deinit(&n->view_lock);
     quorum_deinit(n);
+    node_sessions_free(n);
     free(n);
 }
 
@@ -824,6 +827,7 @@ enum err raft_node_new(const struct raft_node_options *o, struct loop *ready_loo
         node_free(n);
         return e;
     }
+    node_sessions_init(n);
     if (fresh && n->voter_count > 1) {
         n->state = STATE_OUTSIDE;
         image_slot_publish(n->o.slot, n->image);
@@ -895,6 +899,7 @@ static void begin_close(struct raft_node *n)
         return;
     n->close_begun = true;
     loop_timer_stop(&n->sweep);
+    node_sessions_deinit(n);
     quorum_deinit(n); /* nothing more is said or heard */
     if (!n->raft_is_open) {
         post_free(n);
@@ -945,6 +950,7 @@ void raft_node_register_metrics(struct raft_node *n, struct metrics *m)
     metrics_add(m, METRIC_COUNTER, "fluxmq_raft_dropped_messages_total", "",
                 "Raft messages that did not come from or go to the voter that they name",
                 &n->dropped_messages);
+    node_sessions_register_metrics(n, m);
     if (n->transport != NULL)
         transport_register_metrics(n->transport, m);
 }

@@ -24,6 +24,12 @@
 struct raft_node;
 struct raft_io;
 
+/* What a heartbeat says of the node beside its image [H9]. */
+struct node_vitals {
+    uint64_t turn_age_ns, disk_age_ns; /* of the oldest unfinished worker turn, disk operation */
+    bool serving;                      /* it has joined: when fenced, it may be unfenced */
+};
+
 struct raft_node_options {
     struct env *env;
     struct loop *loop; /* the meta thread's */
@@ -50,7 +56,12 @@ struct raft_node_options {
     const struct config_entry *form_configs;
     int form_config_count;
     int32_t election_timeout_ms, heartbeat_ms;
-    int64_t ballast_bytes; /* a file that is released first when the disk is full [H8] */
+    /* The session with the controller (session.h). Several voters and a `vitals` are needed, else
+     * there is none. Called on the meta thread. */
+    int32_t session_timeout_ms, session_heartbeat_ms;
+    void (*vitals)(void *ctx, struct node_vitals *out);
+    int64_t balance_interval_ms; /* as the controller, leaders go home so often; 0: never */
+    int64_t ballast_bytes;       /* a file that is released first when the disk is full [H8] */
     /* Makes the raft_io under the guard: raft_disk_uv, or the simulator's. NULL: raft_disk_uv. */
     struct raft_io *(*disk_new)(void *ctx, struct raft_node *n);
     void *disk_ctx;
@@ -122,6 +133,9 @@ void raft_node_barrier(struct raft_node *n, struct barrier_wait *w);
  * itself (the connection to it died, and two connects >= 20 ms apart were refused). On the meta
  * thread. Harmless when it does not lead, or is heard again: a majority must have evidence. */
 void raft_node_leader_gone(struct raft_node *n, int64_t term);
+
+/* What the vitals say has changed: the controller hears of it now. On the meta thread. */
+void raft_node_beat(struct raft_node *n);
 
 /* For DescribeQuorum and metrics; any thread. What the leader knows, as it tells it to all: on
  * another node up to VIEW_MS old. */

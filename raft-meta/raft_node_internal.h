@@ -3,7 +3,8 @@
  *     raft_node.c       the life of the node: files, libraft, the state machine, snapshots, closing
  *     raft_proposals.c  the way of commands and barriers: lists, lanes, the leader, the entry
  *     raft_quorum.c     the other voters: forming [H1], whose message is heard (G4), evidence
- * [H15], the view
+ *                       [H15], the view
+ *     raft_sessions.c   heartbeats; as the controller: sessions, leaders that go home
  */
 #ifndef FLUXMQ_RAFT_META_RAFT_NODE_INTERNAL_H
 #define FLUXMQ_RAFT_META_RAFT_NODE_INTERNAL_H
@@ -20,6 +21,7 @@
 #include "raft-meta/raft_node.h"
 #include "raft-meta/raft_space.h"
 #include "raft-meta/raft_wire.h"
+#include "raft-meta/session.h"
 #include "raft-meta/snapshot.h"
 
 #define PATH_BYTES_MAX 4096
@@ -103,8 +105,8 @@ struct raft_node {
     struct snapshot encoded;
     uint64_t bytes_since_snapshot, entries_since_snapshot;
     size_t snapshot_bytes;
-    bool snapshot_always; /* tests: after each entry, and nothing is kept behind it */
-    uint64_t restored;    /* snapshots of a leader's that were installed */
+    _Atomic bool snapshot_always; /* tests: after each entry, and nothing is kept behind it */
+    uint64_t restored;            /* snapshots of a leader's that were installed */
 
     struct message *ready, *closed;
     struct loop *ready_loop, *closed_loop;
@@ -115,8 +117,16 @@ struct raft_node {
     struct quorum_view leader_view; /* what the leader told last */
     uint64_t leader_view_term, view_told_ns;
 
+    struct sessions *sessions; /* NULL: this node has none */
+    struct loop_timer beat;
+    uint64_t beat_term, beat_link; /* to whom the last heartbeat went */
+    bool was_fenced, was_registered;
+    uint64_t sessions_term; /* that of the controller whose sessions they are; 0: it is another */
+    uint64_t balance_due_ns;
+
     struct counter commands, entries, entry_bytes, refused, snapshots, applied_index;
     struct counter forwarded, retried, elections, dropped_messages;
+    struct counter balanced, controller_index;
 };
 
 /* ---- raft_node.c ---- */
@@ -161,5 +171,20 @@ void quorum_sweep(struct raft_node *n, uint64_t now_ns);
 /* Sends frames to the leader. */
 bool quorum_send_leader(struct raft_node *n, struct ioqueue *frames, bool bulk);
 void quorum_refresh_leader(struct raft_node *n);
+
+/* ---- raft_sessions.c ---- */
+
+void node_sessions_init(struct raft_node *n);   /* after quorum_init() */
+void node_sessions_deinit(struct raft_node *n); /* no heartbeat any more */
+void node_sessions_free(struct raft_node *n);
+/* Whatever may have changed: who leads, the image, the time. */
+void node_sessions_update(struct raft_node *n);
+/* False: malformed. */
+bool node_sessions_on_frame(struct raft_node *n, const struct peer_identity *from,
+                            enum peer_frame_type type, struct bytes payload);
+void node_sessions_on_gone(struct raft_node *n, const struct peer_identity *who);
+void node_sessions_on_link(struct raft_node *n, int32_t node_id);
+bool node_session_is_over(void *ctx, int32_t node_id);
+void node_sessions_register_metrics(struct raft_node *n, struct metrics *m);
 
 #endif

@@ -251,15 +251,18 @@ static void drop_foreign(struct raft_node *n, struct list *l)
     }
 }
 
-/* The next leader forms, if it must. */
-static void drop_form(struct list *l, const struct raft_node *n)
+/* The next leader forms, if it must, and decides for itself. What was under way here and is stored
+ * after all is in the image before this node numbers a command of that lane again. */
+static void drop_decisions(struct list *l, const struct raft_node *n)
 {
     list_for_each_safe (node, l) {
         struct submission *s = submission_at(node);
 
-        if (s->proposal != &n->form)
+        if (s->command->lane != META_LANE_CONTROLLER)
             continue;
         list_remove(node);
+        if (s->proposal != NULL && s->proposal != &n->form)
+            proposal_answer(s->proposal, ERR_NOT_CONTROLLER);
         submission_free(s);
     }
 }
@@ -270,8 +273,8 @@ static void stop_leading(struct raft_node *n)
 
     drop_foreign(n, &n->control);
     drop_foreign(n, &n->bulk);
-    drop_form(&n->control, n);
-    drop_form(&n->sent, n);
+    drop_decisions(&n->control, n);
+    drop_decisions(&n->sent, n);
     list_for_each (node, &n->control)
         waiting++;
     list_for_each (node, &n->bulk)

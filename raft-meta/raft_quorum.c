@@ -548,6 +548,9 @@ static bool on_frame(void *ctx, const struct peer_identity *from, bool answer,
         return on_snapshot_frame(n, from, type, payload);
     case PEER_QUORUM_VIEW:
         return on_view(n, from, payload);
+    case PEER_HEARTBEAT:
+    case PEER_HEARTBEAT_RESULT:
+        return node_sessions_on_frame(n, from, type, payload);
     default:
         return proposals_on_frame(n, from, type, payload);
     }
@@ -590,8 +593,10 @@ static void on_link(void *ctx, int32_t node_id, bool up)
         s->heard = false;
     if (!up && n->guard != NULL)
         guard_peer_lost(n->guard, raft_id_of(n, node_id));
-    if (up)
+    if (up) {
         n->link++;
+        node_sessions_on_link(n, node_id);
+    }
     node_post_pump(n);
 }
 
@@ -630,8 +635,12 @@ static void on_jump(struct loop_timer *t)
 {
     struct raft_node *n = CONTAINER_OF(t, struct raft_node, jump);
 
-    if (n->guard != NULL && n->state != STATE_CLOSING && n->state != STATE_FAILED)
-        guard_jump(n->guard);
+    if (n->guard == NULL || n->state == STATE_CLOSING || n->state == STATE_FAILED)
+        return;
+    guard_jump(n->guard);
+    /* An append in flight has kept it from campaigning (G22): once more. */
+    if (guard_leader_is_marked(n->guard))
+        loop_timer_set(t, node_now_ns(n) + RANK_NS);
 }
 
 void raft_node_leader_gone(struct raft_node *n, int64_t term)
@@ -653,7 +662,10 @@ static void on_gone(void *ctx, const struct peer_identity *who)
 {
     struct raft_node *n = ctx;
 
+    if (n->state == STATE_CLOSING || n->state == STATE_FAILED)
+        return;
     quorum_refresh_leader(n);
+    node_sessions_on_gone(n, who);
     if (n->guard != NULL && n->leader_id == who->node_id)
         raft_node_leader_gone(n, (int64_t)n->raft.current_term);
 }

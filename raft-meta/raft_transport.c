@@ -122,7 +122,6 @@ struct peer {
     int failures;
     uint64_t lost_ns;    /* when that connection was lost; 0: no evidence is being gathered */
     uint64_t refused_ns; /* the first refusal since */
-    uint64_t heard_ns;   /* from that node, on any connection */
 };
 
 struct transport {
@@ -181,7 +180,10 @@ static void conn_close(struct peer_conn *c)
     drop_snapshot(c);
     if (p != NULL) {
         p->conn = NULL;
-        p->lost_ns = was_open ? now_ns(t) : 0;
+        /* One that never opened ends no gathering: a process that is being killed may still have
+         * taken it. */
+        if (was_open)
+            p->lost_ns = now_ns(t);
         p->refused_ns = 0;
         if (was_open)
             p->failures = 0;
@@ -387,18 +389,6 @@ static struct peer_conn *accepted_of(const struct transport *t, int32_t node_id)
     return NULL;
 }
 
-static void heard(struct peer_conn *c)
-{
-    struct peer *p;
-
-    c->heard_ns = now_ns(c->t);
-    if (c->phase != PHASE_OPEN)
-        return;
-    p = c->peer != NULL ? c->peer : peer_of(c->t, c->who.node_id);
-    if (p != NULL)
-        p->heard_ns = c->heard_ns;
-}
-
 static bool is_loopback(const char *host)
 {
     return strncmp(host, "127.", 4) == 0 || strcmp(host, "::1") == 0 ||
@@ -575,7 +565,6 @@ static void conn_opened(struct peer_conn *c)
     if (old != NULL)
         conn_kill(old);
     c->phase = PHASE_OPEN;
-    heard(c);
     if (c->peer != NULL) {
         send_proof(c);
         c->peer->failures = 0;
@@ -666,7 +655,8 @@ static void on_state_message(struct peer_conn *c, struct bytes payload)
 
 static bool is_answer_type(enum peer_frame_type type)
 {
-    return type == PEER_FORWARD_RESULT || type == PEER_BARRIER_RESULT;
+    return type == PEER_FORWARD_RESULT || type == PEER_BARRIER_RESULT ||
+           type == PEER_HEARTBEAT_RESULT;
 }
 
 static void on_open_frame(struct peer_conn *c, enum peer_frame_type type, struct bytes payload)
@@ -692,7 +682,7 @@ static void on_open_frame(struct peer_conn *c, enum peer_frame_type type, struct
 static void on_frame(struct peer_conn *c, enum peer_frame_type type, struct bytes payload)
 {
     counter_add(&c->t->frames_in, 1);
-    heard(c);
+    c->heard_ns = now_ns(c->t);
     if (type == PEER_REFUSAL)
         on_refusal(c, payload);
     else if (c->phase == PHASE_HELLO && type == PEER_HELLO)
@@ -833,8 +823,8 @@ static void on_accept(void *ctx, struct stream *s)
     t->accepted_count++;
 }
 
-/* Evidence [H9]: an established connection was lost, and the machine said twice that nobody
- * listens there. */
+/* Evidence [H9]: an established connection was lost, the machine said twice that nobody listens
+ * there, and the node's own connection to us is gone too: while it is there, its process is. */
 static void on_refused(struct peer *p)
 {
     struct transport *t = p->t;
@@ -848,9 +838,10 @@ static void on_refused(struct peer *p)
     }
     if (now - p->refused_ns < RETRY_FIRST_NS)
         return;
-    p->lost_ns = p->heard_ns > p->lost_ns ? 0 : p->lost_ns;
-    if (p->lost_ns == 0)
+    if (accepted_of(t, p->voter.node_id) != NULL) { /* or its end has not been read yet */
+        p->refused_ns = now;
         return;
+    }
     p->lost_ns = 0;
     t->o.on_gone(t->o.ctx, &p->last);
 }

@@ -17,7 +17,7 @@
  * peer and reason, and the connection closed; nothing else happens.
  *
  * A dialed connection that is lost is dialed again at once, then after 20 ms ... 1 s, with jitter.
- * Two refusals at least 20 ms apart after a loss, and nothing heard from that node meanwhile, are
+ * Two refusals at least 20 ms apart after a loss, when it has no connection to us either, are
  * evidence that its process is gone: on_gone [H9].
  *
  * Bounds: a frame PEER_FRAME_BYTES_MAX, and what waits for one peer TRANSPORT_QUEUE_BYTES_MAX; who
