@@ -24,6 +24,7 @@ struct log *log_new(struct log_dir *dir, const struct log_identity *id,
     l->checkpointed_high_watermark = -1;
     mutex_init(&l->sync_lock, dir->env);
     mutex_init(&l->structure, dir->env);
+    mutex_init(&l->opening, dir->env);
     mutex_init(&l->lock, dir->env);
     list_init(&l->waiters);
     producer_state_init(&l->producers, env_random_u64(dir->env));
@@ -55,6 +56,7 @@ void log_unref(struct log *l)
     free(l->older_cuts);
     free((char *)(uintptr_t)l->offline);
     mutex_deinit(&l->lock);
+    mutex_deinit(&l->opening);
     mutex_deinit(&l->structure);
     mutex_deinit(&l->sync_lock);
     log_manager_unref(l->dir->manager);

@@ -65,6 +65,9 @@ struct log {
 
     struct mutex sync_lock;
     struct mutex structure;
+    /* One opener of segments: whoever appends has a segment that is open, and by then nobody may be
+     * looking at how long its file was before. Across disk waits; after `structure`. */
+    struct mutex opening;
     struct mutex lock;
 
     /* ---- under `lock` ---- */

@@ -67,7 +67,8 @@ static enum err open_index(struct log *l, struct segment *s, const char *suffix,
 }
 
 /* Opens what is closed; the file must hold what the segment says. Under `lock` only in between. */
-static enum err open_segment(struct log *l, struct segment *s, struct errmsg *why)
+static enum err open_closed(struct log *l, struct segment *s, struct errmsg *why)
+    REQUIRES(l->opening)
 {
     char path[LOG_PATH_MAX];
     struct file *log_file = NULL, *offsets = NULL, *times = NULL;
@@ -120,6 +121,16 @@ static enum err open_segment(struct log *l, struct segment *s, struct errmsg *wh
         if (spare[i] != NULL)
             file_unref(spare[i]);
     }
+    return e;
+}
+
+static enum err open_segment(struct log *l, struct segment *s, struct errmsg *why)
+{
+    mutex_lock(&l->opening);
+
+    enum err e = open_closed(l, s, why);
+
+    mutex_unlock(&l->opening);
     return e;
 }
 

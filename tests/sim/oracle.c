@@ -33,13 +33,20 @@ struct part {
     bool read_at_end;
 };
 
+#define GROWN_MAX 256 /* growths of one topic in one run */
+
 struct topic {
     char name[ORACLE_TOPIC_NAME_SIZE];
     struct uuid id;
     enum oracle_topic_state state;
     uint64_t there_ns, gone_ns; /* when that was acknowledged */
-    int partitions, partitions_before, partitions_asked;
-    uint64_t partitions_ns; /* since when there are that many, before that partitions_before */
+    int partitions, partitions_asked;
+    /* Since when there are at least how many: an answer may be much older than its arrival. */
+    struct {
+        uint64_t ns;
+        int count;
+    } grown[GROWN_MAX];
+    int grown_count;
     bool setting_on[SETTING_COUNT], setting_ever[SETTING_COUNT];
     int flush_version; /* changes with each change of SETTING_FLUSH */
     bool shown;        /* by the Metadata answer that is being looked at */
@@ -118,6 +125,14 @@ int oracle_topic_creating(struct oracle *o, const char *name, int partitions)
     return o->topic_count++;
 }
 
+static void note_partitions(const struct oracle *o, struct topic *t, int count)
+{
+    CHECK(t->grown_count < GROWN_MAX);
+    t->partitions = count;
+    t->grown[t->grown_count].ns = sim_now(o->sim);
+    t->grown[t->grown_count++].count = count;
+}
+
 void oracle_topic_created(struct oracle *o, int topic, const struct uuid *id)
 {
     struct topic *t = topic_at(o, topic);
@@ -130,8 +145,8 @@ void oracle_topic_created(struct oracle *o, int topic, const struct uuid *id)
                           t->name);
     t->state = TOPIC_THERE;
     t->id = *id;
-    t->there_ns = t->partitions_ns = sim_now(o->sim);
-    t->partitions = t->partitions_before = t->partitions_asked;
+    t->there_ns = sim_now(o->sim);
+    note_partitions(o, t, t->partitions_asked);
 }
 
 void oracle_topic_deleting(struct oracle *o, int topic)
@@ -183,9 +198,7 @@ void oracle_partitions_added(struct oracle *o, int topic, int count)
 
     if (count <= t->partitions)
         return;
-    t->partitions_before = t->partitions;
-    t->partitions = count;
-    t->partitions_ns = sim_now(o->sim);
+    note_partitions(o, t, count);
 }
 
 void oracle_setting_changing(struct oracle *o, int topic, enum oracle_setting s, bool on)
@@ -213,7 +226,11 @@ void oracle_metadata_begin(struct oracle *o)
 /* How many partitions must be shown to who asked then. */
 static int partitions_at(const struct topic *t, uint64_t asked_ns)
 {
-    return asked_ns >= t->partitions_ns ? t->partitions : t->partitions_before;
+    int count = 0;
+
+    for (int i = 0; i < t->grown_count && t->grown[i].ns <= asked_ns; i++)
+        count = t->grown[i].count;
+    return count;
 }
 
 void oracle_metadata_topic(struct oracle *o, uint64_t asked_ns, const char *name,
