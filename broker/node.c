@@ -214,6 +214,7 @@ static void on_tick(struct loop_timer *t)
     int64_t lag_max_ms = config_number(p->node->config, NULL, "replica.lag.time.max.ms");
 
     replica_manager_tick(p->node->replicas, (uint64_t)MAX(lag_max_ms, 0) * 1000000u);
+    transitions_retry(p->transitions, env_now_ns(p->node->env));
     loop_timer_set(t, env_now_ns(p->node->env) + REPLICA_TICK_NS);
 }
 

@@ -6,6 +6,8 @@
 #include "broker/fetchers.h"
 #include "broker/node.h"
 
+#define RETRY_NS 5000000000u
+
 struct transition {
     struct list_node node;
     struct image *before, *after; /* before: NULL for the whole image at start */
@@ -17,6 +19,8 @@ struct transition {
     bool all_configs; /* a broker-level value changed */
     bool brokers;     /* a broker came, went, or changed */
     bool everything;
+    bool again;                /* of what could not be made; its reason has been told */
+    _Atomic bool *incomplete;  /* set when a log cannot be made */
     const _Atomic bool *ended; /* the node stops: do no more of it */
 };
 
@@ -34,7 +38,8 @@ struct transitions {
     struct list waiters GUARDED_BY(lock);
     uint64_t pushed GUARDED_BY(lock), done GUARDED_BY(lock); /* sequence numbers */
     bool begun GUARDED_BY(lock), running GUARDED_BY(lock);
-    _Atomic bool ended;
+    _Atomic bool ended, incomplete;
+    uint64_t retried_ns; /* by its caller's thread */
     struct job job;
 };
 
@@ -110,8 +115,9 @@ static void drop_partition(struct node *n, const struct uuid *topic_id, int32_t 
     }
 }
 
-static void follow_partition(struct node *n, const struct image *i, const struct topic_image *t,
-                             int32_t partition, const struct log_config *config)
+static void follow_partition(struct node *n, const struct transition *x,
+                             const struct topic_image *t, int32_t partition,
+                             const struct log_config *config)
 {
     const struct partition_image *p = topic_partition(t, partition);
     struct replica *r = replica_manager_find(n->replicas, &t->id, partition);
@@ -126,16 +132,20 @@ static void follow_partition(struct node *n, const struct image *i, const struct
         enum err e = log_manager_create(n->logs, &id, config, &l, &why);
 
         if (e != ERR_NONE) {
-            log_error(n->logger, "node", "%s-%d cannot be created: %s", id.topic, partition,
-                      why.text);
+            atomic_store(x->incomplete, true);
+            if (!x->again)
+                log_error(n->logger, "node", "%s-%d cannot be created, it is tried again: %s",
+                          id.topic, partition, why.text);
             return;
         }
+        if (x->again)
+            log_info(n->logger, "node", "%s-%d is created now", id.topic, partition);
         log_configure(l, config);
         r = replica_manager_add(n->replicas, l, log_checkpointed_high_watermark(l));
         replica_configure(r, config);
         log_unref(l);
     }
-    tell_replica(n, i, p, r);
+    tell_replica(n, x->after, p, r);
     replica_unref(r);
 }
 
@@ -194,7 +204,7 @@ static void change_topic(struct node *n, const struct transition *x, const struc
         if (old == new)
             continue; /* images share what did not change */
         if (new != NULL && replica_index(new, me) >= 0)
-            follow_partition(n, x->after, after, p, &settings.log);
+            follow_partition(n, x, after, p, &settings.log);
         else if (old != NULL && replica_index(old, me) >= 0)
             drop_partition(n, topic_id, p);
     }
@@ -367,6 +377,7 @@ static void run_if_needed(struct transitions *t) REQUIRES(t->lock)
 static void enqueue(struct transitions *t, struct transition *x) REQUIRES(t->lock)
 {
     x->ended = &t->ended;
+    x->incomplete = &t->incomplete;
     list_push_back(&t->queue, &x->node);
     t->pushed++;
     run_if_needed(t);
@@ -403,6 +414,21 @@ void transitions_begin(struct transitions *t)
     x->everything = x->brokers = true;
     mutex_lock(&t->lock);
     t->begun = true;
+    enqueue(t, x);
+    mutex_unlock(&t->lock);
+}
+
+void transitions_retry(struct transitions *t, uint64_t now_ns)
+{
+    if (now_ns - t->retried_ns < RETRY_NS || !atomic_exchange(&t->incomplete, false))
+        return;
+    t->retried_ns = now_ns;
+
+    struct transition *x = xcalloc(1, sizeof *x);
+
+    x->after = image_slot_acquire(&t->owner->images);
+    x->everything = x->again = true;
+    mutex_lock(&t->lock);
     enqueue(t, x);
     mutex_unlock(&t->lock);
 }

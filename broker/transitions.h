@@ -23,6 +23,9 @@ void transitions_free(struct transitions *t);
 /* The logs are open: start with the image as it is now; deltas pushed before are part of it. */
 void transitions_begin(struct transitions *t);
 void transitions_push(struct transitions *t, const struct image_delta *delta);
+/* Tries again, every few seconds at most, to make the logs that could not be made (a full disk). On
+ * the meta thread. */
+void transitions_retry(struct transitions *t, uint64_t now_ns);
 /* Posts `m` once everything pushed before has been carried out. */
 void transitions_after(struct transitions *t, struct loop *loop, struct message *m);
 /* Before the logs close: nothing more is carried out (what is under way ends after its current
