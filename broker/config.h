@@ -153,6 +153,8 @@ MUST_USE enum err config_flag_to_override(const char *flag, const char *value, b
 MUST_USE enum err config_load(const struct config_arguments *a, struct config **out,
                               struct errmsg *why);
 void config_free(struct config *c);
+/* The peer port; NULL: none. */
+const struct listener_config *config_controller_listener(const struct config *c);
 void config_report(const struct config *c, struct logger *l);
 /* --print-config: key=value lines sorted by key, each with its source and whether it deviates. */
 void config_print(const struct config *c, FILE *out);

@@ -419,7 +419,7 @@ static bool names_this_machine(const struct config *c, const char *host)
     return false;
 }
 
-static const struct listener_config *controller_listener(const struct config *c)
+const struct listener_config *config_controller_listener(const struct config *c)
 {
     for (int i = 0; i < c->listener_count; i++)
         if (c->listeners[i].controller)
@@ -473,7 +473,7 @@ static enum err check_peers_protected(const struct config *c, struct errmsg *why
 static enum err check_own_voter(const struct config *c, int self, struct errmsg *why)
 {
     const char *key = "controller.quorum.voters";
-    const struct listener_config *l = controller_listener(c);
+    const struct listener_config *l = config_controller_listener(c);
 
     if (l == NULL)
         return bad(c, key, why,
@@ -537,7 +537,7 @@ static enum err resolve_voter_list(struct config *c, struct str list, struct err
 static enum err check_bootstrap_servers(const struct config *c, struct str list, struct errmsg *why)
 {
     const char *key = "controller.quorum.bootstrap.servers";
-    const struct listener_config *l = controller_listener(c);
+    const struct listener_config *l = config_controller_listener(c);
     struct str item;
     char host[256];
     int port;
@@ -561,7 +561,7 @@ enum err config_resolve_voters(struct config *c, struct errmsg *why)
 {
     struct str voters = config_static_text(c, "controller.quorum.voters");
     struct str servers = config_static_text(c, "controller.quorum.bootstrap.servers");
-    const struct listener_config *l = controller_listener(c);
+    const struct listener_config *l = config_controller_listener(c);
 
     if (voters.len > 0)
         return resolve_voter_list(c, voters, why);

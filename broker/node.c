@@ -281,14 +281,6 @@ static void fill_voters(const struct config *c, struct voter *voters)
     qsort(voters, (size_t)c->voter_count, sizeof *voters, by_node_id);
 }
 
-static const struct listener_config *controller_listener(const struct config *c)
-{
-    for (int i = 0; i < c->listener_count; i++)
-        if (c->listeners[i].controller)
-            return &c->listeners[i];
-    return NULL;
-}
-
 /* What a heartbeat vouches for beside the meta thread, which sends it [H9]. */
 static void vitals(void *ctx, struct node_vitals *out)
 {
@@ -317,7 +309,7 @@ static int64_t balance_interval_ms(const struct config *c)
 static void fill_raft_options(struct node *n, struct voter *voters, struct raft_node_options *o)
 {
     const struct config *c = n->config;
-    const struct listener_config *l = controller_listener(c);
+    const struct listener_config *l = config_controller_listener(c);
 
     fill_voters(c, voters);
     *o = (struct raft_node_options){
