@@ -10,23 +10,27 @@
 #include "storage/disk_posix.h"
 #include "storage/log_manager.h"
 
+struct log_config log_fixture_config(void)
+{
+    return (struct log_config){
+        .segment_bytes = 10000,
+        .segment_ms = INT64_MAX,
+        .segment_index_bytes = 1 << 20,
+        .index_interval_bytes = 400,
+        .retention_ms = -1,
+        .retention_bytes = -1,
+        .flush_messages = INT64_MAX,
+        .flush_ms = INT64_MAX,
+        .file_delete_delay_ms = 60000,
+        .producer_id_expiration_ms = 86400000,
+        .cleanup_delete = true,
+    };
+}
+
 void log_fixture_init(struct log_fixture *f)
 {
     *f = (struct log_fixture){
-        .config =
-            {
-                .segment_bytes = 10000,
-                .segment_ms = INT64_MAX,
-                .segment_index_bytes = 1 << 20,
-                .index_interval_bytes = 400,
-                .retention_ms = -1,
-                .retention_bytes = -1,
-                .flush_messages = INT64_MAX,
-                .flush_ms = INT64_MAX,
-                .file_delete_delay_ms = 60000,
-                .producer_id_expiration_ms = 86400000,
-                .cleanup_delete = true,
-            },
+        .config = log_fixture_config(),
         .id = {.topic = "orders", .topic_id = {{1, 2, 3}}, .partition = 0},
         .high_watermark = -1,
     };

@@ -24,6 +24,8 @@ struct log_fixture {
 };
 
 /* Small segments, no time limits. */
+/* Limits off, and small index steps; a test changes what it is about. */
+struct log_config log_fixture_config(void);
 void log_fixture_init(struct log_fixture *f);
 void log_fixture_deinit(struct log_fixture *f);
 /* Opens the manager and, when it is not there, creates the log "orders"-0. */

@@ -19,6 +19,7 @@
 #include "broker/fetchers.h"
 #include "broker/node.h"
 #include "protocol/record_batch.h"
+#include "tests/support/log_fixture.h"
 #include "tests/unit/meta_fixture.h"
 
 #define NODES   3
@@ -439,19 +440,9 @@ static int setup(void **state)
     (void)snprintf(c->dir, sizeof c->dir, "/tmp/replication_test.XXXXXX");
     assert_non_null(mkdtemp(c->dir));
     mutex_init(&c->lock, c->env);
-    c->log = (struct log_config){
-        .segment_bytes = 64 * 1024, /* several rolls in each test */
-        .segment_ms = INT64_MAX,
-        .segment_index_bytes = 1 << 20,
-        .index_interval_bytes = 4096,
-        .retention_ms = -1,
-        .retention_bytes = -1,
-        .flush_messages = INT64_MAX,
-        .flush_ms = INT64_MAX,
-        .file_delete_delay_ms = 60000,
-        .producer_id_expiration_ms = 86400000,
-        .cleanup_delete = true,
-    };
+    c->log = log_fixture_config();
+    c->log.segment_bytes = 64 * 1024; /* several rolls in each test */
+    c->log.index_interval_bytes = 4096;
     c->meta = meta_new(0);
     for (int32_t id = 1; id <= NODES; id++) {
         c->peers[id] = (struct peer){.cluster = c, .id = id};
