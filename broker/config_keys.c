@@ -457,7 +457,7 @@ const struct config_key config_broker_keys[] = {
     ACCEPTED("num.replica.alter.log.dirs.threads", INT, NULL, "", NULL, 0,
              "Threads that move replicas between log directories."),
     WORKS("num.replica.fetchers", INT, "1", "[1,]", NULL, DYNAMIC,
-          "Connections by which a follower fetches from one leader."),
+          "Connections by which a follower fetches from one leader; read when the node starts."),
     ACCEPTED("offset.metadata.max.bytes", INT, "4096", "", NULL, 0,
              "Longest text that may go with a committed offset."),
     ACCEPTED("offsets.commit.timeout.ms", INT, "5000", "[1,]", NULL, 0,
